@@ -1,7 +1,62 @@
-//! The migration engine of Transhume.
+//! The migration engine of Transhume: how folios move from one kind of memory to another while the
+//! programs that use them keep running.
+//!
+//! The engine knows the order of things and nothing else. It has no syscall, no register and no
+//! `unsafe`; whoever owns the page tables implements [`Platform`], whoever moves bytes implements
+//! [`Copier`], and [`migrate`] drives both.
+//!
+//! # The pipeline ([batch-flush], [offload])
+//!
+//! A batch is a value that walks through types. Each step consumes the one before it, so no step
+//! can be left out or made twice, and putting a batch down early puts every folio back:
+//!
+//! ```text
+//! Isolated -> Unmapped -> Flushed -> Copied -> Remapped -> Report
+//! ```
+//!
+//! | step | engine | platform |
+//! |---|---|---|
+//! | isolate | [`Isolated::gather`], [`Isolated::alone`] | [`Platform::try_lock`], [`Platform::lock`], [`Platform::reserve`] |
+//! | unmap | [`Isolated::unmap`] | [`Platform::unmap`], once a folio |
+//! | shootdown | [`Unmapped::shootdown`] | [`Platform::shootdown`], once a batch |
+//! | copy | [`Flushed::copy`] | [`Platform::job`], and the [`Copier`] once a batch |
+//! | remap | [`Copied::remap`] | [`Platform::copy_on_cpu`] for what the copier did not confirm, [`Platform::remap`] once a batch |
+//! | report | [`Remapped::finish`] | [`Platform::release`] |
+//!
+//! # The lock rule ([batch-deadlock])
+//!
+//! While more than one folio lock is held, every further lock is try-lock. The types say so: a
+//! batch of many is made by [`Isolated::gather`], which can only call [`Platform::try_lock`]. The
+//! call that may block, [`Platform::lock`], wants an [`Alone`], and only [`Isolated::alone`], which
+//! makes a batch of exactly one folio, can make one. Both hold the platform by `&mut`, so a thread
+//! cannot open the second batch while it has the first.
+//!
+//! # Failure
+//!
+//! Failure is per folio. A folio whose step failed leaves the batch at once and is put back; the
+//! rest go on. Whatever happens, every folio of a request ends mapped exactly once and has exactly
+//! one [`Outcome`].
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod copier;
+extern crate alloc;
 
+mod batch;
+mod copier;
+mod failure;
+mod folio;
+mod limit;
+mod migrate;
+mod platform;
+mod report;
+
+pub use batch::{Copied, Flushed, Isolated, Remapped, Unmapped, Work};
 pub use copier::{Copier, CopyAnswer};
+pub use failure::{Errno, Failure, Step, Why};
+pub use folio::{Folio, FolioError, Order};
+pub use limit::{Limit, StallGovernor};
+pub use migrate::{
+    ASYNC_PASSES, Mode, Reason, Request, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, migrate,
+};
+pub use platform::{Alone, Entry, Place, Platform, Wait};
+pub use report::{Counts, FolioReport, Outcome, Report, Times};

@@ -1,0 +1,406 @@
+//! A batch: the folios that are cut off together, walking through the steps as values of different
+//! types.
+//!
+//! # The protocol
+//!
+//! Holding one of these values proves something about *all* folios in it:
+//!
+//! | type | what holding it proves |
+//! |---|---|
+//! | [`Isolated`] | locked by us; a frame at the destination is reserved; still mapped at the source |
+//! | [`Unmapped`] | asked to be cut off; a CPU may still reach the source by a stale translation |
+//! | [`Flushed`] | no CPU can reach the source by any translation |
+//! | [`Copied`] | as before, and the copier is done with every byte it was handed |
+//! | [`Remapped`] | reachable at the destination, and nowhere else |
+//!
+//! A folio for which a step fails does not stay to spoil the proof: it is put back, released and
+//! recorded before the next value is made. A value that is dropped puts back every folio in it, except
+//! [`Remapped`], whose folios have arrived: dropping it is finishing it.
+//! The value borrows the platform mutably, so nothing else can be locked through it meanwhile.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::copier::{Copier, CopyAnswer};
+use crate::failure::{Failure, Step};
+use crate::folio::Folio;
+use crate::platform::{Alone, Entry, Place, Platform, Wait};
+use crate::report::{Counts, Outcome, Times};
+
+/// The memory that batches work in, kept from one batch to the next: while folios are locked
+/// nothing is allocated ([batch-deadlock]).
+pub struct Work<P: Platform> {
+    entries: Vec<Entry<P::Held>>,
+    leaving: Vec<Entry<P::Held>>,
+    jobs: Vec<P::Job>,
+    answers: Vec<CopyAnswer>,
+    cut_off_since: Option<Duration>,
+    pub(crate) ended: Vec<(usize, Outcome)>,
+    pub(crate) counts: Counts,
+    pub(crate) times: Times,
+    pub(crate) last_cut_off: Duration,
+}
+
+impl<P: Platform> core::fmt::Debug for Work<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Work")
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> Work<P> {
+    /// Room for batches of up to `folios` folios; larger ones make it grow before they lock anything.
+    #[must_use]
+    pub fn with_capacity(folios: usize) -> Self {
+        Self {
+            entries: Vec::with_capacity(folios),
+            leaving: Vec::with_capacity(folios),
+            jobs: Vec::with_capacity(folios),
+            answers: Vec::with_capacity(folios),
+            cut_off_since: None,
+            ended: Vec::with_capacity(folios),
+            counts: Counts::default(),
+            times: Times::default(),
+            last_cut_off: Duration::ZERO,
+        }
+    }
+
+    /// Takes what became of each folio since the last call: the index it was given in, and the
+    /// outcome.
+    pub fn take_ended(&mut self) -> impl Iterator<Item = (usize, Outcome)> + '_ {
+        self.ended.drain(..)
+    }
+
+    /// What was counted over all batches so far.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn make_room(&mut self, folios: usize) {
+        self.entries.reserve(folios);
+        self.leaving.reserve(folios);
+        self.jobs.reserve(folios);
+        self.answers.reserve(folios);
+        self.ended.reserve(folios);
+    }
+}
+
+/// What all five types share: the folios still in the batch, and the duty to put them back.
+struct Batch<'p, P: Platform> {
+    platform: &'p mut P,
+    work: &'p mut Work<P>,
+    step: Step,
+    place: Place,
+}
+
+impl<P: Platform> Batch<'_, P> {
+    /// Lets those leave for which this step failed: put back, released, recorded.
+    fn part_with_failed(&mut self) {
+        if self.work.entries.iter().all(Entry::is_alive) {
+            return;
+        }
+        let work = &mut *self.work;
+        work.leaving
+            .extend(work.entries.extract_if(.., |entry| !entry.is_alive()));
+        self.put_back_leaving();
+    }
+
+    fn put_back_leaving(&mut self) {
+        let work = &mut *self.work;
+        if self.step > Step::Lock {
+            self.platform.putback(&mut work.leaving);
+            work.counts.putbacks += work.leaving.len() as u64;
+        }
+        for entry in &work.leaving {
+            work.ended
+                .push((entry.index, Outcome::Stayed(entry.failure_or(self.step))));
+        }
+        let mut released = work
+            .leaving
+            .drain(..)
+            .map(|entry| (entry.folio(), entry.held));
+        self.platform.release(&mut released, Place::Source);
+    }
+
+    fn release_moved(&mut self) {
+        let work = &mut *self.work;
+        if work.entries.is_empty() {
+            return;
+        }
+        work.ended.extend(
+            work.entries
+                .iter()
+                .map(|entry| (entry.index, Outcome::Moved)),
+        );
+        let mut released = work
+            .entries
+            .drain(..)
+            .map(|entry| (entry.folio(), entry.held));
+        self.platform.release(&mut released, Place::Destination);
+    }
+
+    fn end_cut_off(&mut self) {
+        if let Some(since) = self.work.cut_off_since.take() {
+            let cut_off = self.platform.now().saturating_sub(since);
+            self.work.last_cut_off = cut_off;
+            self.work.times.longest_cut_off = self.work.times.longest_cut_off.max(cut_off);
+        }
+    }
+}
+
+impl<P: Platform> Drop for Batch<'_, P> {
+    fn drop(&mut self) {
+        self.work.jobs.clear();
+        match self.place {
+            Place::Destination => self.release_moved(),
+            Place::Source if self.work.entries.is_empty() => {}
+            Place::Source => {
+                core::mem::swap(&mut self.work.entries, &mut self.work.leaving);
+                self.put_back_leaving();
+            }
+        }
+        self.end_cut_off();
+    }
+}
+
+/// Locked folios with a frame reserved at the destination, still mapped at the source.
+#[must_use = "dropping a batch puts every folio back"]
+pub struct Isolated<'p, P: Platform> {
+    batch: Batch<'p, P>,
+    wait: Wait,
+}
+
+/// Folios that were asked to be cut off; stale translations may still exist.
+#[must_use = "dropping a batch puts every folio back"]
+pub struct Unmapped<'p, P: Platform> {
+    batch: Batch<'p, P>,
+    gather: P::Gather,
+}
+
+/// Folios that no CPU can reach any more.
+#[must_use = "dropping a batch puts every folio back"]
+pub struct Flushed<'p, P: Platform> {
+    batch: Batch<'p, P>,
+}
+
+/// Folios whose copies the copier has answered for.
+#[must_use = "dropping a batch puts every folio back"]
+pub struct Copied<'p, P: Platform> {
+    batch: Batch<'p, P>,
+}
+
+/// Folios that are reachable at their destination.
+#[must_use = "the locks are held until the batch is finished or dropped"]
+pub struct Remapped<'p, P: Platform> {
+    batch: Batch<'p, P>,
+}
+
+macro_rules! batch_common {
+    ($($name:ident),*) => {$(
+        impl<P: Platform> core::fmt::Debug for $name<'_, P> {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                f.debug_tuple(stringify!($name)).field(&self.len()).finish()
+            }
+        }
+
+        impl<P: Platform> $name<'_, P> {
+            /// How many folios are in the batch.
+            #[must_use]
+            pub fn len(&self) -> usize {
+                self.batch.work.entries.len()
+            }
+
+            /// Whether every folio has left the batch.
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                self.batch.work.entries.is_empty()
+            }
+        }
+    )*};
+}
+batch_common!(Isolated, Unmapped, Flushed, Copied, Remapped);
+
+impl<'p, P: Platform> Isolated<'p, P> {
+    /// Isolates many folios: try-locks each, leaves those that are busy, and reserves frames at
+    /// `to`. Each comes with the index under which its outcome is recorded.
+    pub fn gather(
+        platform: &'p mut P,
+        work: &'p mut Work<P>,
+        folios: &[(usize, Folio)],
+        to: P::Tier,
+    ) -> Self {
+        work.make_room(folios.len());
+        let mut batch = Batch {
+            platform,
+            work,
+            step: Step::Lock,
+            place: Place::Source,
+        };
+        for &(index, folio) in folios {
+            let locked = batch.platform.try_lock(folio);
+            batch.admit(index, folio, locked, to);
+        }
+        batch.reserve(to, Wait::Never)
+    }
+
+    /// Isolates one folio, and may wait for its lock and for memory: nothing else is held.
+    pub fn alone(
+        platform: &'p mut P,
+        work: &'p mut Work<P>,
+        index: usize,
+        folio: Folio,
+        to: P::Tier,
+    ) -> Self {
+        work.make_room(1);
+        let mut batch = Batch {
+            platform,
+            work,
+            step: Step::Lock,
+            place: Place::Source,
+        };
+        let alone = Alone(());
+        let locked = batch.platform.lock(folio, &alone);
+        batch.admit(index, folio, locked, to);
+        batch.reserve(to, Wait::May(alone))
+    }
+
+    /// Cuts the folios off, into one gather.
+    pub fn unmap(self) -> Unmapped<'p, P> {
+        let Self { mut batch, wait } = self;
+        batch.step = Step::Unmap;
+        if !batch.work.entries.is_empty() {
+            batch.work.cut_off_since = Some(batch.platform.now());
+        }
+        let mut gather = P::Gather::default();
+        for entry in &mut batch.work.entries {
+            let folio = entry.folio();
+            if let Err(failure) = batch
+                .platform
+                .unmap(folio, &mut entry.held, &mut gather, &wait)
+            {
+                entry.fail(failure);
+            }
+        }
+        batch.part_with_failed();
+        Unmapped { batch, gather }
+    }
+}
+
+impl<'p, P: Platform> Batch<'p, P> {
+    fn admit(&mut self, index: usize, folio: Folio, locked: Result<P::Held, Failure>, to: P::Tier) {
+        match locked {
+            Err(failure) => self.work.ended.push((index, Outcome::Stayed(failure))),
+            Ok(held) if self.platform.tier(folio, &held) == to => {
+                let mut released = core::iter::once((folio, held));
+                self.platform.release(&mut released, Place::Source);
+                self.work.ended.push((index, Outcome::AlreadyThere));
+            }
+            Ok(held) => self.work.entries.push(Entry::new(index, folio, held)),
+        }
+    }
+
+    fn reserve(mut self, to: P::Tier, wait: Wait) -> Isolated<'p, P> {
+        self.step = Step::Reserve;
+        if !self.work.entries.is_empty() {
+            self.platform.reserve(&mut self.work.entries, to, &wait);
+            self.part_with_failed();
+        }
+        Isolated { batch: self, wait }
+    }
+}
+
+impl<'p, P: Platform> Unmapped<'p, P> {
+    /// One shootdown for the whole gather ([batch-flush]).
+    pub fn shootdown(self) -> Flushed<'p, P> {
+        let Self { mut batch, gather } = self;
+        batch.step = Step::Shootdown;
+        if !batch.work.entries.is_empty() {
+            batch.work.counts.rounds += 1;
+            batch.platform.shootdown(gather, &mut batch.work.entries);
+            batch.part_with_failed();
+        }
+        Flushed { batch }
+    }
+}
+
+impl<'p, P: Platform> Flushed<'p, P> {
+    /// Hands every eligible folio to the copier as one list ([offload]). What the copier does not
+    /// confirm stays in the batch and is copied by the CPU in the next step.
+    pub fn copy<C: Copier<P::Job> + ?Sized>(self, copier: &C) -> Copied<'p, P> {
+        let Self { mut batch } = self;
+        batch.step = Step::Copy;
+        let began = batch.platform.now();
+        let work = &mut *batch.work;
+        for entry in &mut work.entries {
+            let folio = entry.folio();
+            // The mark says "its job is in the list" until the answers are in.
+            entry.copied = batch.platform.is_eligible(folio, &entry.held);
+            if entry.copied {
+                work.jobs.push(batch.platform.job(folio, &mut entry.held));
+            }
+        }
+        if !work.jobs.is_empty() {
+            work.answers.clear();
+            work.answers
+                .resize(work.jobs.len(), CopyAnswer::Unconfirmed);
+            copier.copy(&work.jobs, &mut work.answers);
+            work.jobs.clear();
+        }
+        let mut answers = work.answers.drain(..);
+        for entry in work.entries.iter_mut().filter(|entry| entry.copied) {
+            let answer = answers.next().unwrap_or_default();
+            entry.copied = answer == CopyAnswer::Copied;
+            work.counts.count_answer(answer);
+        }
+        drop(answers);
+        work.times.copy += batch.platform.now().saturating_sub(began);
+        Copied { batch }
+    }
+}
+
+impl<'p, P: Platform> Copied<'p, P> {
+    /// Copies on the CPU what is not confirmed, then makes every folio reachable at its
+    /// destination. A copied mark is used once: it does not outlive this step.
+    pub fn remap(self) -> Remapped<'p, P> {
+        let Self { mut batch } = self;
+        batch.step = Step::Copy;
+        let began = batch.platform.now();
+        let work = &mut *batch.work;
+        let mut by_cpu = 0;
+        for entry in &mut work.entries {
+            if core::mem::take(&mut entry.copied) {
+                continue;
+            }
+            let folio = entry.folio();
+            match batch.platform.copy_on_cpu(folio, &mut entry.held) {
+                Ok(()) => by_cpu += 1,
+                Err(failure) => entry.fail(failure),
+            }
+        }
+        work.counts.copied_by_cpu += by_cpu;
+        if by_cpu > 0 {
+            work.times.copy += batch.platform.now().saturating_sub(began);
+        }
+        batch.part_with_failed();
+        batch.step = Step::Remap;
+        if !batch.work.entries.is_empty() {
+            batch.platform.remap(&mut batch.work.entries);
+            batch.part_with_failed();
+        }
+        batch.place = Place::Destination;
+        batch.end_cut_off();
+        Remapped { batch }
+    }
+}
+
+impl<P: Platform> Remapped<'_, P> {
+    /// Records the folios as moved and gives up their locks; returns how many moved.
+    pub fn finish(self) -> usize {
+        let mut batch = self.batch;
+        let moved = batch.work.entries.len();
+        batch.release_moved();
+        moved
+    }
+}

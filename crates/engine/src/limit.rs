@@ -1,0 +1,134 @@
+//! How much may be cut off at a time, and for how long.
+
+use core::num::NonZeroU64;
+use core::time::Duration;
+
+/// The limits of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// At most this many base pages are cut off at a time; a folio larger than that goes alone.
+    pub base_pages: NonZeroU64,
+    /// The longest that an access should have to wait for a folio. Batches are made smaller until
+    /// they keep it; a single folio that takes longer is migrated all the same.
+    pub max_stall: Option<Duration>,
+}
+
+impl Limit {
+    /// 512 base pages: the wait for a batch stays at the level of one huge page ([batch-flush]).
+    pub const DEFAULT_BASE_PAGES: NonZeroU64 = NonZeroU64::new(512).unwrap();
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self {
+            base_pages: Self::DEFAULT_BASE_PAGES,
+            max_stall: None,
+        }
+    }
+}
+
+/// Adapts the batch size to [`Limit::max_stall`]: starts small, shrinks in proportion when a batch
+/// was cut off for too long, and grows by an eighth while batches stay well below the target.
+#[derive(Clone, Debug)]
+pub struct StallGovernor {
+    limit: Limit,
+    base_pages: u64,
+}
+
+impl StallGovernor {
+    const FIRST: u64 = 16;
+
+    /// A governor for `limit`. Without a target for the stall it always allows the whole limit.
+    #[must_use]
+    pub fn new(limit: Limit) -> Self {
+        let base_pages = match limit.max_stall {
+            Some(_) => limit.base_pages.get().min(Self::FIRST),
+            None => limit.base_pages.get(),
+        };
+        Self { limit, base_pages }
+    }
+
+    /// How many base pages the next batch may cut off.
+    #[must_use]
+    pub fn base_pages(&self) -> u64 {
+        self.base_pages
+    }
+
+    /// Learns from a batch of `base_pages` that was cut off for `cut_off`.
+    pub fn observe(&mut self, base_pages: u64, cut_off: Duration) {
+        let Some(target) = self.limit.max_stall else {
+            return;
+        };
+        let (cut_off, target) = (cut_off.as_nanos().max(1), target.as_nanos());
+        if cut_off > target {
+            // A tenth below what would just have fitted, so that the next one does.
+            let fitting = u128::from(base_pages) * target * 9 / (cut_off * 10);
+            self.base_pages = u64::try_from(fitting)
+                .unwrap_or(u64::MAX)
+                .max(1)
+                .min(self.base_pages);
+        } else if cut_off * 4 < target * 3 && base_pages >= self.base_pages {
+            self.base_pages =
+                (self.base_pages + self.base_pages / 8 + 1).min(self.limit.base_pages.get());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn governor(max_stall: Option<Duration>) -> StallGovernor {
+        StallGovernor::new(Limit {
+            max_stall,
+            ..Limit::default()
+        })
+    }
+
+    #[test]
+    fn without_a_target_the_whole_limit_is_allowed() {
+        let mut governor = governor(None);
+        governor.observe(512, Duration::from_secs(1));
+        assert_eq!(governor.base_pages(), 512);
+    }
+
+    #[test]
+    fn it_settles_below_the_target() {
+        let per_page = Duration::from_micros(2);
+        let fixed = Duration::from_micros(20);
+        let target = Duration::from_micros(200);
+        let mut governor = governor(Some(target));
+        let mut over = 0;
+        for _ in 0..200 {
+            let pages = governor.base_pages();
+            let took = fixed + per_page * u32::try_from(pages).unwrap();
+            over += u32::from(took > target);
+            governor.observe(pages, took);
+        }
+        assert_eq!(over, 0, "growth stops at three quarters of the target");
+        assert!(
+            governor.base_pages() > 40,
+            "and uses most of it: {}",
+            governor.base_pages()
+        );
+    }
+
+    #[test]
+    fn it_never_goes_below_one_page_nor_above_the_limit() {
+        let mut governor = governor(Some(Duration::from_nanos(1)));
+        governor.observe(16, Duration::from_millis(1));
+        assert_eq!(governor.base_pages(), 1);
+        for _ in 0..1000 {
+            governor.observe(governor.base_pages(), Duration::ZERO);
+        }
+        assert_eq!(governor.base_pages(), 512);
+    }
+
+    #[test]
+    fn a_batch_that_was_not_full_teaches_no_growth() {
+        let mut governor = governor(Some(Duration::from_millis(1)));
+        let before = governor.base_pages();
+        governor.observe(1, Duration::from_nanos(10));
+        assert_eq!(governor.base_pages(), before);
+    }
+}

@@ -1,0 +1,254 @@
+//! A request from beginning to end: cutting it into batches, the passes, the report.
+
+use alloc::vec::Vec;
+
+use crate::batch::{Isolated, Work};
+use crate::copier::Copier;
+use crate::failure::{Failure, Step, Why};
+use crate::folio::Folio;
+use crate::limit::{Limit, StallGovernor};
+use crate::platform::Platform;
+use crate::report::{Outcome, Report};
+
+/// Passes over what is left in [`Mode::Async`].
+pub const ASYNC_PASSES: u32 = 10;
+/// Batched passes in [`Mode::Sync`], before folios go one at a time.
+pub const SYNC_BATCH_PASSES: u32 = 3;
+/// Passes one folio at a time in [`Mode::Sync`].
+pub const SYNC_ALONE_PASSES: u32 = 7;
+
+/// Whether a migration may block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// It never waits for a folio: what is busy is tried again, in up to [`ASYNC_PASSES`] passes.
+    #[default]
+    Async,
+    /// First [`SYNC_BATCH_PASSES`] passes as in `Async`, then what is left goes one folio at a
+    /// time and may wait, in up to [`SYNC_ALONE_PASSES`] passes.
+    Sync,
+}
+
+/// Why one migrates; policies may depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Somebody asked for it.
+    #[default]
+    UserCall,
+    /// Cold memory goes to a slower tier.
+    Demotion,
+    /// Hot memory goes to a faster tier.
+    Promotion,
+    /// To make a large free range.
+    Compaction,
+}
+
+/// What is to migrate, and how.
+#[derive(Clone, Debug)]
+pub struct Request<T> {
+    /// The folios, of any orders, in the order in which they are to go. One named twice migrates
+    /// once and is already there the second time.
+    pub folios: Vec<Folio>,
+    /// Where to.
+    pub to: T,
+    /// Whether it may block.
+    pub mode: Mode,
+    /// How much may be cut off at a time.
+    pub limit: Limit,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl<T> Request<T> {
+    /// Moves `folios` to `to` in the default way: [`Mode::Async`], 512 base pages at a time.
+    #[must_use]
+    pub fn new(folios: Vec<Folio>, to: T) -> Self {
+        Self {
+            folios,
+            to,
+            mode: Mode::default(),
+            limit: Limit::default(),
+            reason: Reason::default(),
+        }
+    }
+}
+
+/// Serves a request ([batch-flush]): every folio moves, or stays for a reason that is reported.
+///
+/// There is no error: failure is per folio and stands in the report. When memory runs out, what is
+/// cut off is finished, and then the request stops and [`Report::stopped`] says so.
+pub fn migrate<P, C>(platform: &mut P, copier: &C, request: Request<P::Tier>) -> Report<P::Tier>
+where
+    P: Platform,
+    C: Copier<P::Job> + ?Sized,
+{
+    let began = platform.now();
+    let shootdowns_before = platform.shootdowns();
+    let mut run = Run::new(platform, copier, &request);
+    match request.mode {
+        Mode::Async => run.passes(ASYNC_PASSES, Company::Batch, Why::is_transient),
+        Mode::Sync => {
+            run.passes(
+                SYNC_BATCH_PASSES,
+                Company::Batch,
+                Why::is_curable_by_waiting,
+            );
+            run.passes(
+                SYNC_ALONE_PASSES,
+                Company::Alone,
+                Why::is_curable_by_waiting,
+            );
+        }
+    }
+    let Run {
+        work,
+        outcomes,
+        stopped,
+        first_folio,
+        ..
+    } = run;
+    let mut times = work.times;
+    times.total = platform.now().saturating_sub(began);
+    times.first_folio = first_folio.map(|at| at.saturating_sub(began));
+    let shootdowns = shootdowns_before
+        .zip(platform.shootdowns())
+        .map(|(before, after)| after.saturating_sub(before));
+    Report {
+        to: request.to,
+        reason: request.reason,
+        counts: work.counts,
+        shootdowns,
+        times,
+        stopped,
+        folios: request.folios,
+        outcomes,
+    }
+}
+
+/// Whether folios go together or one at a time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    Batch,
+    Alone,
+}
+
+/// A request under way.
+struct Run<'r, P: Platform, C: ?Sized> {
+    platform: &'r mut P,
+    copier: &'r C,
+    request: &'r Request<P::Tier>,
+    work: Work<P>,
+    governor: StallGovernor,
+    outcomes: Vec<Outcome>,
+    /// Indices of the folios that the next pass tries; `None` stands for all of them, which the
+    /// first pass does, so that no list as long as the request is made for it.
+    pending: Option<Vec<usize>>,
+    first_folio: Option<core::time::Duration>,
+    stopped: Option<Failure>,
+}
+
+impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
+    fn new(platform: &'r mut P, copier: &'r C, request: &'r Request<P::Tier>) -> Self {
+        let not_tried = Outcome::Stayed(Failure::new(Step::Lock, Why::NotTried));
+        Self {
+            platform,
+            copier,
+            request,
+            work: Work::with_capacity(0),
+            governor: StallGovernor::new(request.limit),
+            outcomes: alloc::vec![not_tried; request.folios.len()],
+            pending: None,
+            first_folio: None,
+            stopped: None,
+        }
+    }
+
+    fn passes(&mut self, passes: u32, company: Company, worth_retrying: fn(Why) -> bool) {
+        for _ in 0..passes {
+            if self.stopped.is_some() || self.pending.as_ref().is_some_and(Vec::is_empty) {
+                return;
+            }
+            self.pass(company, worth_retrying);
+        }
+    }
+
+    fn pass(&mut self, company: Company, worth_retrying: fn(Why) -> bool) {
+        let retry = self.pending.take();
+        let mut left = Vec::new();
+        let mut batch: Vec<(usize, Folio)> = Vec::new();
+        let mut folios: Vec<Folio> = Vec::new();
+        let total = retry.as_ref().map_or(self.request.folios.len(), Vec::len);
+        if retry.is_some() {
+            self.work.counts.retries += total as u64;
+        }
+        let index_of = |n: usize| retry.as_ref().map_or(n, |list| list[n]);
+        let mut next = 0;
+        while next < total && self.stopped.is_none() {
+            batch.clear();
+            folios.clear();
+            let room = match company {
+                Company::Batch => self.governor.base_pages(),
+                Company::Alone => 1,
+            };
+            let mut base_pages = 0;
+            while next < total {
+                let index = index_of(next);
+                let folio = self.request.folios[index];
+                // A folio larger than the room goes alone.
+                if !batch.is_empty() && base_pages + folio.base_pages() > room {
+                    break;
+                }
+                base_pages += folio.base_pages();
+                batch.push((index, folio));
+                folios.push(folio);
+                next += 1;
+            }
+            self.platform.provision(&folios, self.request.to);
+            self.one_batch(company, &batch);
+            self.learn(base_pages);
+            self.settle_ended(worth_retrying, &mut left);
+        }
+        // Folios end in the order in which their steps failed; the next pass keeps the request's.
+        left.sort_unstable();
+        self.pending = Some(left);
+    }
+
+    fn one_batch(&mut self, company: Company, batch: &[(usize, Folio)]) {
+        self.work.counts.batches += 1;
+        let isolated = match (company, batch) {
+            (Company::Alone, &[(index, folio)]) => {
+                Isolated::alone(self.platform, &mut self.work, index, folio, self.request.to)
+            }
+            _ => Isolated::gather(self.platform, &mut self.work, batch, self.request.to),
+        };
+        let moved = isolated
+            .unmap()
+            .shootdown()
+            .copy(self.copier)
+            .remap()
+            .finish();
+        if moved > 0 && self.first_folio.is_none() {
+            self.first_folio = Some(self.platform.now());
+        }
+    }
+
+    fn learn(&mut self, base_pages: u64) {
+        let cut_off = core::mem::take(&mut self.work.last_cut_off);
+        if !cut_off.is_zero() {
+            self.governor.observe(base_pages, cut_off);
+        }
+    }
+
+    fn settle_ended(&mut self, worth_retrying: fn(Why) -> bool, left: &mut Vec<usize>) {
+        for (index, outcome) in self.work.ended.drain(..) {
+            self.outcomes[index] = outcome;
+            if let Outcome::Stayed(failure) = outcome {
+                if failure.why == Why::NoMemory {
+                    self.stopped.get_or_insert(failure);
+                } else if worth_retrying(failure.why) {
+                    left.push(index);
+                }
+            }
+        }
+    }
+}

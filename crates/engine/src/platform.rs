@@ -1,0 +1,176 @@
+//! What the engine asks of whoever owns the page tables.
+
+use core::time::Duration;
+
+use crate::failure::{Failure, Step, Why};
+use crate::folio::Folio;
+
+/// The owner of some page tables: how unmap, shootdown and remap are really done there.
+///
+/// The engine calls in the order of the pipeline and never twice for the same step of the same
+/// folio, except [`putback`](Platform::putback), which must be idempotent. A platform knows nothing
+/// of retry policy: it says what happened and the engine decides.
+///
+/// Steps that the machine can do for many folios at once take a slice of [`Entry`]; a folio for
+/// which the step failed is marked with [`Entry::fail`], and the others go on. Every entry of the
+/// slice is alive when the call begins.
+pub trait Platform {
+    /// Names a kind of memory.
+    type Tier: Copy + Eq + core::fmt::Debug;
+    /// What the platform keeps for a folio between lock and release: its lock, its reserved frame.
+    type Held;
+    /// The ranges that wait for one shootdown.
+    type Gather: Default;
+    /// What a copier is handed for one folio.
+    type Job;
+
+    /// A monotonic clock, from any origin.
+    fn now(&self) -> Duration;
+
+    /// What the machine's own counter says of shootdowns requested by this migration's thread so
+    /// far, or `None` if the machine has no such counter. Never an estimate.
+    fn shootdowns(&self) -> Option<u64> {
+        None
+    }
+
+    /// Called before each batch while nothing is held: the place to allocate, which may block, so
+    /// that [`reserve`](Platform::reserve) need not. What could not be had is found out there.
+    fn provision(&mut self, _folios: &[Folio], _to: Self::Tier) {}
+
+    /// Takes the folio's lock if it is free; must not wait for anything ([batch-deadlock]).
+    ///
+    /// # Errors
+    ///
+    /// [`Why::Busy`] if the lock is taken; any other cause that makes the folio ineligible.
+    fn try_lock(&mut self, folio: Folio) -> Result<Self::Held, Failure>;
+
+    /// Takes the folio's lock and may wait for it: no other folio is held, which `alone` proves.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_lock`](Platform::try_lock); [`Why::Busy`] once a bounded wait has passed.
+    fn lock(&mut self, folio: Folio, alone: &Alone) -> Result<Self::Held, Failure>;
+
+    /// Where the folio is.
+    fn tier(&self, folio: Folio, held: &Self::Held) -> Self::Tier;
+
+    /// Finds each folio a frame at `to`. In a batch ([`Wait::Never`]) it must not wait.
+    fn reserve(&mut self, entries: &mut [Entry<Self::Held>], to: Self::Tier, wait: &Wait);
+
+    /// Makes the folio unreachable for every access that must not happen during its copy, and adds
+    /// its range to `gather`. Where cutting off and invalidating are one call, it only gathers, and
+    /// [`shootdown`](Platform::shootdown) does both. The owner of the folio takes part here: it is
+    /// asked to detach, and may wait only if `wait` says so.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the folio mapped. It must then still be reachable as before.
+    fn unmap(
+        &mut self,
+        folio: Folio,
+        held: &mut Self::Held,
+        gather: &mut Self::Gather,
+        wait: &Wait,
+    ) -> Result<(), Failure>;
+
+    /// Invalidates the stale translations of everything gathered. When it returns, no CPU can reach
+    /// a folio whose entry is still alive by an old translation.
+    fn shootdown(&mut self, gather: Self::Gather, entries: &mut [Entry<Self::Held>]);
+
+    /// Whether nobody else holds a reference to the folio, so that its bytes may be copied now
+    /// together with the others'. What is not eligible is copied alone in the remap step.
+    fn is_eligible(&mut self, _folio: Folio, _held: &Self::Held) -> bool {
+        true
+    }
+
+    /// The copy that this folio needs. The job is dropped before the folio is released.
+    fn job(&mut self, folio: Folio, held: &mut Self::Held) -> Self::Job;
+
+    /// Copies one folio on this CPU: what the copier did not confirm comes here.
+    ///
+    /// # Errors
+    ///
+    /// [`Why::CopyFailed`], or [`Why::Pinned`] if somebody holds a reference to it.
+    fn copy_on_cpu(&mut self, folio: Folio, held: &mut Self::Held) -> Result<(), Failure>;
+
+    /// Makes each folio reachable at its destination, with the right to store as before, and lets
+    /// those go on who waited for it. An entry marked as failed must not be reachable at the
+    /// destination.
+    fn remap(&mut self, entries: &mut [Entry<Self::Held>]);
+
+    /// Makes each folio reachable at its source again, with its bytes as they were, and gives up
+    /// its reserved frame. Called for folios at any step, cut off or not; may be called twice.
+    ///
+    /// There is no error: a folio must end mapped exactly once, so this does what it takes.
+    fn putback(&mut self, entries: &mut [Entry<Self::Held>]);
+
+    /// Gives up the locks. The folios are at [`Place::Destination`], and their source frames may be
+    /// reused, or at [`Place::Source`], and everything has been put back.
+    fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Self::Held)>, at: Place);
+}
+
+/// Proof that exactly one folio lock is being taken and none is held, so that waiting is allowed.
+///
+/// Only the engine makes one, on its path for single folios ([batch-deadlock]).
+#[derive(Debug)]
+pub struct Alone(pub(crate) ());
+
+/// Whether a step may wait.
+#[derive(Debug)]
+pub enum Wait {
+    /// It may not: other folios are locked.
+    Never,
+    /// It may: this folio is the only one.
+    May(Alone),
+}
+
+/// Where a folio ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where it came from.
+    Source,
+    /// Where it was to go.
+    Destination,
+}
+
+/// One folio of a batch, with what the platform keeps for it.
+#[derive(Debug)]
+pub struct Entry<H> {
+    pub(crate) index: usize,
+    pub(crate) copied: bool,
+    pub(crate) failure: Option<Failure>,
+    folio: Folio,
+    /// What the platform keeps.
+    pub held: H,
+}
+
+impl<H> Entry<H> {
+    pub(crate) fn new(index: usize, folio: Folio, held: H) -> Self {
+        Self {
+            index,
+            copied: false,
+            failure: None,
+            folio,
+            held,
+        }
+    }
+
+    /// Which folio.
+    pub fn folio(&self) -> Folio {
+        self.folio
+    }
+
+    /// Marks the folio as failed at the present step. The first failure stays.
+    pub fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+    }
+
+    /// Whether no step has failed for it.
+    pub fn is_alive(&self) -> bool {
+        self.failure.is_none()
+    }
+
+    pub(crate) fn failure_or(&self, step: Step) -> Failure {
+        self.failure.unwrap_or(Failure::new(step, Why::Abandoned))
+    }
+}

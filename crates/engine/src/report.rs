@@ -1,0 +1,148 @@
+//! What became of each folio, and what it took.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::copier::CopyAnswer;
+use crate::failure::Failure;
+use crate::folio::Folio;
+use crate::migrate::Reason;
+
+/// What became of one folio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It is at the destination now.
+    Moved,
+    /// It was at the destination before.
+    AlreadyThere,
+    /// It is where it was, for this reason.
+    Stayed(Failure),
+}
+
+/// One folio of a [`Report`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FolioReport<T> {
+    /// Which folio.
+    pub folio: Folio,
+    /// Where it was asked to go; it is there unless it stayed.
+    pub to: T,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What was counted while a request was served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Batches that were opened.
+    pub batches: u64,
+    /// Shootdowns that the engine asked the platform for: at most one a batch. What the machine
+    /// really did is [`Report::shootdowns`].
+    pub rounds: u64,
+    /// Folios tried again in a later pass.
+    pub retries: u64,
+    /// Folios put back after a step failed.
+    pub putbacks: u64,
+    /// Folios whose copy the copier confirmed.
+    pub copied_by_copier: u64,
+    /// Folios that the CPU copied in the remap step, because nothing had confirmed their copy.
+    pub copied_by_cpu: u64,
+    /// Jobs that the copier declined.
+    pub declined: u64,
+    /// Jobs that the copier tried and failed.
+    pub copy_failures: u64,
+    /// Jobs that the copier left without an answer.
+    pub unconfirmed: u64,
+}
+
+impl Counts {
+    pub(crate) fn count_answer(&mut self, answer: CopyAnswer) {
+        match answer {
+            CopyAnswer::Copied => self.copied_by_copier += 1,
+            CopyAnswer::Declined => self.declined += 1,
+            CopyAnswer::Failed => self.copy_failures += 1,
+            CopyAnswer::Unconfirmed => self.unconfirmed += 1,
+        }
+    }
+}
+
+/// How long things took, by the platform's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// The whole request.
+    pub total: Duration,
+    /// From the beginning until the first batch was reachable at its destination, if one was.
+    pub first_folio: Option<Duration>,
+    /// The longest time that a batch was cut off: no access had to wait longer for its folio, save
+    /// for the time until its thread was scheduled again.
+    pub longest_cut_off: Duration,
+    /// All copying together.
+    pub copy: Duration,
+}
+
+/// What became of a request: one outcome a folio, never more, never fewer.
+#[derive(Clone, Debug)]
+pub struct Report<T> {
+    /// Where the folios were to go.
+    pub to: T,
+    /// Why they were.
+    pub reason: Reason,
+    /// What was counted.
+    pub counts: Counts,
+    /// Shootdowns by the machine's own counter, or `None` where the platform has none.
+    pub shootdowns: Option<u64>,
+    /// How long it took.
+    pub times: Times,
+    /// Why the request ended before every folio had been tried, if it did.
+    pub stopped: Option<Failure>,
+    pub(crate) folios: Vec<Folio>,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl<T: Copy> Report<T> {
+    /// What became of each folio, in the order of the request.
+    pub fn folios(&self) -> impl ExactSizeIterator<Item = FolioReport<T>> + '_ {
+        self.folios
+            .iter()
+            .zip(&self.outcomes)
+            .map(|(&folio, &outcome)| FolioReport {
+                folio,
+                to: self.to,
+                outcome,
+            })
+    }
+
+    /// How many folios moved.
+    #[must_use]
+    pub fn moved(&self) -> usize {
+        self.outcomes
+            .iter()
+            .filter(|&&outcome| outcome == Outcome::Moved)
+            .count()
+    }
+
+    /// How many folios were there already.
+    #[must_use]
+    pub fn already_there(&self) -> usize {
+        self.outcomes
+            .iter()
+            .filter(|&&outcome| outcome == Outcome::AlreadyThere)
+            .count()
+    }
+
+    /// The folios that stayed, and why.
+    pub fn stayed(&self) -> impl Iterator<Item = (Folio, Failure)> + '_ {
+        self.folios
+            .iter()
+            .zip(&self.outcomes)
+            .filter_map(|(&folio, &outcome)| match outcome {
+                Outcome::Stayed(failure) => Some((folio, failure)),
+                Outcome::Moved | Outcome::AlreadyThere => None,
+            })
+    }
+
+    /// Whether every folio is at the destination now.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.stayed().next().is_none()
+    }
+}
