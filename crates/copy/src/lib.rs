@@ -1,1 +1,42 @@
-//! Placeholder.
+//! The copiers of Transhume: what moves the bytes of pages under migration.
+//!
+//! A copier is handed (source, destination, length) jobs and answers for each ([offload]). All of
+//! them implement [`transhume_engine::Copier`] over [`CopyJob`], so one can stand for another:
+//!
+//! - [`Memcpy`]: the library's `memcpy`, on the calling thread,
+//! - [`Streaming`]: non-temporal stores, which do not read the destination into the cache first,
+//! - [`Threads`]: a pool of pinned threads, which split one large folio or share many ([fast-copy]).
+//!
+//! [`registry`] names them for a command line, and says which this machine has.
+//!
+//! # Memory that others write
+//!
+//! A source may be mapped elsewhere, and the kernel or a device may look at a destination. So the
+//! bytes are never seen as `&` or `&mut`, here or by the caller: copies go by raw pointers, under
+//! the promise made at [`CopyJob::new`].
+
+mod job;
+mod memcpy;
+mod placement;
+mod pool;
+mod raw;
+pub mod registry;
+mod streaming;
+mod threads;
+
+pub use job::CopyJob;
+pub use memcpy::Memcpy;
+pub use placement::{Cpu, Topology};
+pub use raw::copy_once;
+pub use registry::{EngineInfo, SharedCopier, UnknownCopier, by_name, engines};
+pub use streaming::{Isa, Streaming, Unavailable};
+pub use threads::{Threads, ThreadsError, ThreadsOptions};
+
+/// How the bytes of one piece are moved; what [`Threads`] is made of.
+pub(crate) trait Mover: Send + Sync {
+    /// Copies the bytes of one job, or of a part of one.
+    fn move_bytes(&self, job: &CopyJob);
+
+    /// Makes everything that was moved visible to every CPU.
+    fn finish(&self) {}
+}

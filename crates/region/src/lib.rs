@@ -1,1 +1,78 @@
-//! Placeholder.
+//! Memory in tiers: a [`Region`] is memory of an application whose pages migrate from one kind of
+//! memory to another while its threads read and write them.
+//!
+//! The engine ([`transhume_engine`]) knows how a migration goes; this crate is its platform over
+//! userfaultfd and mmap. See [`Region`] for what an application can do with it, [`Tier`] for the
+//! kinds of memory, and [`Pins`] and [`KernelAccess`] for the two things that only the application
+//! knows about its memory.
+//!
+//! # How a page moves
+//!
+//! | | anonymous backing | mapped backing |
+//! |---|---|---|
+//! | tiers | NUMA nodes | memfd, hugetlb, files, DAX devices |
+//! | unmap and shootdown | `UFFDIO_MOVE` of each run out to staging slots | `mremap` of a userfaultfd-registered blind over each run |
+//! | copy | staging slots to frames of the destination's pool | between permanent second mappings of the files |
+//! | remap | `UFFDIO_MOVE` of each run in | `mmap` of the destination's file over each run |
+//! | who waits | faults on the missing page | faults on the blind |
+//!
+//! # What application threads see
+//!
+//! Loads and stores work at any time. One that meets a page under migration waits in the kernel,
+//! for as long as its batch is cut off, and then sees the right data. That holds for the kernel's
+//! own accesses too (`read`, `write`, io_uring, futex, ptrace), unless [`KernelAccess::Never`] was
+//! promised. A thread that is killed while it waits just dies; a signal is handled while it waits.
+//!
+//! # Forks
+//!
+//! A child of `fork` has the pages of an anonymous region as they were, as it would without this
+//! crate; pages that it shares with its parent are made the parent's own before they move. A mapped
+//! region does not exist in the child: its pages would change place unseen. In either case the
+//! child cannot migrate: requests answer [`RegionError::Forked`].
+#![forbid(clippy::undocumented_unsafe_blocks)]
+
+mod anonymous;
+mod builder;
+mod claims;
+mod error;
+mod failure;
+mod gate;
+mod huge;
+mod keeper;
+mod mapped;
+mod mechanism;
+mod options;
+mod pin;
+mod region;
+mod runs;
+mod shootdowns;
+mod smaps;
+mod table;
+mod tier;
+mod walk;
+
+pub use builder::Builder;
+pub use error::{BuildError, RegionError};
+pub use mechanism::{Mechanism, Notice};
+pub use options::{AnyCopier, KernelAccess, Options, Pages, Pins};
+pub use pin::Pin;
+pub use region::{Region, TierUsage, Usage};
+pub use tier::{PageSize, Place, Tier, TierId};
+pub use transhume_engine::{Failure, Folio, Mode, Outcome, Reason, Report, Step, Why};
+
+use transhume_engine::Order;
+
+/// The size of a base page.
+const BASE_PAGE: usize = 4096;
+
+/// The number of a folio in its region, counted in folios.
+fn index_of(folio: Folio) -> usize {
+    // A folio of this region was made from such a number.
+    usize::try_from(folio.page() >> folio.order().get()).unwrap_or(usize::MAX)
+}
+
+/// The folio with this number in a region of folios of this order.
+fn folio_at(index: usize, order: Order) -> Option<Folio> {
+    let page = u64::try_from(index).ok()?.checked_mul(order.base_pages())?;
+    Folio::new(page, order).ok()
+}

@@ -1,0 +1,176 @@
+//! Anonymous backing: the pages of a region are anonymous memory, its tiers are NUMA nodes.
+
+mod layout;
+mod pool;
+mod seclusion;
+mod session;
+
+use std::ops::Range;
+
+use transhume_sys::advise;
+use transhume_sys::map::Mapping;
+use transhume_sys::numa;
+use transhume_sys::uffd::{Event, RegisterMode, Uffd, Waiters};
+use transhume_sys::{CallError, Errno};
+
+use self::layout::Layouts;
+use self::pool::FramePool;
+pub(crate) use self::pool::SourceFrames;
+use self::seclusion::Seclusion;
+pub(crate) use self::session::Session;
+use crate::BASE_PAGE;
+use crate::huge::huge_bytes;
+use crate::table::{FaultSeen, FolioTable, Unlocked};
+use crate::tier::{PageSize, TierId};
+
+/// The memory of an anonymous region and the frames that wait for it.
+#[derive(Debug)]
+pub(crate) struct Anonymous {
+    pub(crate) uffd: Uffd,
+    pub(crate) memory: Mapping,
+    pub(crate) page_size: PageSize,
+    /// A pool for each node that a tier names; tiers of one node share it.
+    pools: Vec<FramePool>,
+    pool_of_tier: Vec<usize>,
+    seclusion: Seclusion,
+    layouts: Layouts,
+}
+
+/// What an anonymous region is made of.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) page_size: PageSize,
+    pub(crate) pages: usize,
+    /// The node of each tier.
+    pub(crate) nodes: Vec<u32>,
+    pub(crate) source_frames: SourceFrames,
+    /// Frames that each pool keeps.
+    pub(crate) pooled: usize,
+}
+
+impl Anonymous {
+    /// Allocates the region's memory on the node of its first tier.
+    pub(crate) fn create(uffd: Uffd, plan: &Plan) -> Result<Self, CallError> {
+        let Plan {
+            page_size,
+            pages,
+            ref nodes,
+            source_frames,
+            pooled,
+        } = *plan;
+        let memory = Mapping::reserve_aligned(pages * page_size.bytes(), page_size.bytes())?;
+        advise::advise(memory.range(), page_size.advice())?;
+        {
+            // The policy is the thread's and not the mapping's: pages that come back later are
+            // placed by their tier.
+            let _policy = numa::ThreadPolicy::bind(nodes[0])?;
+            advise::populate_write(memory.range())?;
+        }
+        // SAFETY: the memory is the region's own; it hands out atomics and raw pointers only.
+        unsafe { uffd.register(memory.range(), RegisterMode::MISSING) }?;
+
+        let mut distinct = nodes.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let pool = |&node| FramePool::new(Some(node), page_size, source_frames, pooled);
+        let number = |node| distinct.iter().position(|other| other == node).unwrap_or(0);
+        Ok(Self {
+            uffd,
+            seclusion: Seclusion::new(memory.range()),
+            memory,
+            page_size,
+            pools: distinct.iter().map(pool).collect(),
+            pool_of_tier: nodes.iter().map(number).collect(),
+            layouts: Layouts::default(),
+        })
+    }
+
+    /// How many of the region's pages of 2 MiB really are huge pages.
+    pub(crate) fn huge_pages(&self) -> Result<usize, CallError> {
+        Ok(huge_bytes(self.memory.range())? / self.page_size.bytes())
+    }
+
+    fn pool_number(&self, tier: TierId) -> usize {
+        self.pool_of_tier[tier.index()]
+    }
+
+    fn pool(&self, tier: TierId) -> &FramePool {
+        &self.pools[self.pool_number(tier)]
+    }
+
+    /// How many frames wait in the pools.
+    pub(crate) fn pooled_frames(&self) -> usize {
+        self.pools.iter().map(FramePool::frames).sum()
+    }
+
+    /// Fills the pools by a little; says whether there is more to do.
+    pub(crate) fn refill(&self) -> bool {
+        let more = self.pools.iter().map(|pool| pool.refill(&self.uffd));
+        more.fold(false, std::ops::BitOr::bitor)
+    }
+
+    /// Answers the faults that have been reported; see [`keeper`](crate::keeper).
+    pub(crate) fn answer_faults(&self, table: &FolioTable) {
+        let mut events = Vec::with_capacity(64);
+        // An error of read is one of this moment: the descriptor stays readable.
+        while self
+            .uffd
+            .read_events(&mut events)
+            .is_ok_and(|count| count > 0)
+        {
+            for event in events.drain(..) {
+                if let Event::Pagefault { addr, .. } = event {
+                    self.answer_fault(table, addr / BASE_PAGE * BASE_PAGE);
+                }
+            }
+        }
+    }
+
+    fn answer_fault(&self, table: &FolioTable, address: usize) {
+        let memory = self.memory.range();
+        let page = address..address + BASE_PAGE;
+        if !memory.contains(&address) {
+            // An empty staging slot, which only a stray pointer can have met.
+            self.fill_with_zeros(page);
+            return;
+        }
+        let index = (address - memory.start) / self.page_size.bytes();
+        while table.see_fault(index) == FaultSeen::Free {
+            if table.try_lock(index).is_err() {
+                if table.is_pinned(index) {
+                    // Nobody migrates a pinned folio, so there is nothing to lock out.
+                    self.fill_with_zeros(page);
+                    return;
+                }
+                continue;
+            }
+            self.fill_with_zeros(page.clone());
+            if table.unlock(index) == Unlocked::FaultWaits {
+                self.wake(page);
+            }
+            return;
+        }
+    }
+
+    fn fill_with_zeros(&self, page: Range<usize>) {
+        let filled = self.uffd.zeropage(page.clone(), Waiters::Wake);
+        match filled.stopped {
+            None => {}
+            // There is a page: the fault was answered before it was read.
+            Some(Errno::EXIST) => self.wake(page),
+            // Short of memory, or the address space is changing: the thread faults again.
+            Some(_) => self.wake(page),
+        }
+    }
+
+    /// Lets the threads try again that wait for these addresses. A wake that fails has nobody to
+    /// wake.
+    fn wake(&self, range: Range<usize>) {
+        let _ = self.uffd.wake(range);
+    }
+}
+
+/// Makes the pages that will be allocated in `range` be of one node.
+fn place_on(range: Range<usize>, node: u32) -> Result<(), CallError> {
+    numa::bind(range, node)
+}

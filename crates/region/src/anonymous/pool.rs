@@ -1,0 +1,316 @@
+//! The frames of one place that no page of the region uses: those that wait to become
+//! destinations, and the empty slots that sources are moved out to.
+//!
+//! A slot is an address range of one folio. `UFFDIO_MOVE` takes a frame out of the slot it is in
+//! and leaves the slot empty, so frames travel between the region and two kinds of slots:
+//!
+//! - *staging* slots are registered with the userfaultfd, which the kernel wants of a destination
+//!   of `UFFDIO_MOVE`. Sources are moved out to empty ones. They are never touched while empty.
+//! - *fresh* slots are not registered, so that they can be filled by touching them.
+//!
+//! A full slot of either kind can be the source of a move into the region. Slots are numbered by
+//! address, so that a run of numbers is a range of memory and one call can move it.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use transhume_sys::CallError;
+use transhume_sys::advise::{self, Advice};
+use transhume_sys::map::Mapping;
+use transhume_sys::uffd::{RegisterMode, Uffd};
+
+use super::place_on;
+
+use crate::runs::RunSet;
+use crate::tier::PageSize;
+
+/// What the pool does with the frame of a page that has moved away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SourceFrames {
+    /// It may become a destination.
+    Reuse,
+    /// The kernel may still hold a reference to it, so it is given back and never used again.
+    Release,
+}
+
+/// How much of a pool is filled in the background before faults are looked at again.
+const REFILL_BYTES: usize = 1 << 20;
+
+/// Address space that a pool takes at a time, at the least.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// What a chunk of slots is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slots {
+    Staging,
+    Fresh,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    mapping: Mapping,
+    slots: Slots,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Slots with a frame that may become a destination.
+    full: RunSet,
+    /// Slots with a frame that the kernel would not take back yet.
+    refused: RunSet,
+    staging: RunSet,
+    fresh: RunSet,
+    chunks: Vec<Chunk>,
+}
+
+/// The frames and empty slots of one place.
+#[derive(Debug)]
+pub(crate) struct FramePool {
+    node: Option<u32>,
+    page_size: PageSize,
+    source_frames: SourceFrames,
+    /// Frames that are kept when no request is under way.
+    bound: usize,
+    /// Frames that requests under way keep beyond that: a batch each.
+    leave: AtomicUsize,
+    wanted: AtomicBool,
+    state: Mutex<State>,
+}
+
+impl FramePool {
+    pub(crate) fn new(
+        node: Option<u32>,
+        page_size: PageSize,
+        source_frames: SourceFrames,
+        bound: usize,
+    ) -> Self {
+        Self {
+            node,
+            page_size,
+            source_frames,
+            bound,
+            leave: AtomicUsize::new(0),
+            wanted: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change to the sets is complete before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bytes(&self, slots: &Range<usize>) -> Range<usize> {
+        let page = self.page_size.bytes();
+        slots.start * page..slots.end * page
+    }
+
+    /// Lets a request keep `frames` frames more than the bound while it is under way.
+    pub(crate) fn grant(&self, frames: usize) {
+        self.leave.fetch_add(frames, Ordering::Relaxed);
+    }
+
+    /// Takes back what [`grant`](Self::grant) gave, and releases what is now too much.
+    pub(crate) fn revoke(&self, frames: usize) {
+        self.leave.fetch_sub(frames, Ordering::Relaxed);
+        self.trim();
+    }
+
+    fn keep(&self) -> usize {
+        self.bound + self.leave.load(Ordering::Relaxed)
+    }
+
+    /// Marks the pool as one that frames are taken from, to be filled in the background.
+    pub(crate) fn want(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Fills a wanted pool by a little, up to its bound; says whether there is more to do.
+    pub(crate) fn refill(&self, uffd: &Uffd) -> bool {
+        if !self.wanted.load(Ordering::Relaxed) {
+            return false;
+        }
+        let before = self.frames();
+        let step = (REFILL_BYTES / self.page_size.bytes()).max(1);
+        let after = self.stock(self.bound.min(before + step), uffd);
+        let more = before < after && after < self.bound;
+        self.wanted.store(more, Ordering::Relaxed);
+        more
+    }
+
+    /// How many frames are waiting.
+    pub(crate) fn frames(&self) -> usize {
+        self.lock().full.len()
+    }
+
+    /// Fills the pool up to `frames` frames, as far as memory goes; says how many there are.
+    ///
+    /// May block in the kernel's allocator, so no folio may be locked.
+    pub(crate) fn stock(&self, frames: usize, uffd: &Uffd) -> usize {
+        loop {
+            let slots = {
+                let mut state = self.lock();
+                let missing = frames.saturating_sub(state.full.len());
+                if missing == 0 {
+                    return state.full.len();
+                }
+                match state.fresh.take(missing) {
+                    Some(slots) => slots,
+                    None if self
+                        .add_chunk(&mut state, Slots::Fresh, missing, uffd)
+                        .is_ok() =>
+                    {
+                        continue;
+                    }
+                    None => return state.full.len(),
+                }
+            };
+            if !self.fill(slots) {
+                return self.frames();
+            }
+        }
+    }
+
+    /// Puts a frame into each of `slots`; says whether all got one.
+    fn fill(&self, slots: Range<usize>) -> bool {
+        let filled = advise::populate_write(self.bytes(&slots));
+        let mut state = self.lock();
+        match filled {
+            Ok(()) => {
+                state.full.insert(slots);
+                true
+            }
+            Err(_) => {
+                // How far it came is not known: begin again with empty slots.
+                drop(state);
+                self.empty(slots);
+                false
+            }
+        }
+    }
+
+    /// Makes sure that there are `slots` empty staging slots, in one run if the address space
+    /// allows; says whether there are.
+    pub(crate) fn make_staging(&self, slots: usize, uffd: &Uffd) -> bool {
+        let mut state = self.lock();
+        if slots == 0 || state.staging.longest() >= slots {
+            return true;
+        }
+        self.add_chunk(&mut state, Slots::Staging, slots, uffd)
+            .is_ok()
+    }
+
+    /// Takes up to `want` adjacent frames.
+    pub(crate) fn take_frames(&self, want: usize) -> Option<Range<usize>> {
+        self.lock().full.take(want)
+    }
+
+    /// Takes up to `want` adjacent empty staging slots.
+    pub(crate) fn take_staging(&self, want: usize) -> Option<Range<usize>> {
+        self.lock().staging.take(want)
+    }
+
+    /// Puts slots back that are empty.
+    pub(crate) fn put_empty(&self, slots: Range<usize>) {
+        let bytes = self.bytes(&slots);
+        let mut state = self.lock();
+        let kind = state
+            .chunks
+            .iter()
+            .find(|chunk| chunk.mapping.range().contains(&bytes.start));
+        match kind.map(|chunk| chunk.slots) {
+            Some(Slots::Staging) => state.staging.insert(slots),
+            Some(Slots::Fresh) => state.fresh.insert(slots),
+            None => debug_assert!(false, "{slots:?} are not slots of this pool"),
+        }
+    }
+
+    /// Puts frames back that were reserved and not used. Nobody else has seen them.
+    pub(crate) fn put_unused(&self, slots: Range<usize>) {
+        self.lock().full.insert(slots);
+    }
+
+    /// Takes the frames of pages that have moved away, in the slots where they were staged.
+    pub(crate) fn retire(&self, slots: Range<usize>) {
+        match self.source_frames {
+            SourceFrames::Release => {
+                self.empty(slots);
+            }
+            SourceFrames::Reuse => {
+                self.lock().full.insert(slots);
+                self.trim();
+            }
+        }
+    }
+
+    /// Gives frames back to the kernel until no more are left than may be kept.
+    pub(crate) fn trim(&self) {
+        loop {
+            let excess = {
+                let mut state = self.lock();
+                let excess = state.full.len().saturating_sub(self.keep());
+                let found = state
+                    .refused
+                    .take(usize::MAX)
+                    .or_else(|| state.full.take(excess));
+                match found {
+                    Some(slots) => slots,
+                    None => return,
+                }
+            };
+            if !self.empty(excess) {
+                return;
+            }
+        }
+    }
+
+    /// Gives the frames in `slots` back to the kernel and counts the slots as empty; says whether
+    /// the kernel took them. If not they are set aside, neither full nor empty, for the next trim.
+    fn empty(&self, slots: Range<usize>) -> bool {
+        let bytes = self.bytes(&slots);
+        // SAFETY: the slots are this pool's own memory, reserved for us by the caller who took them
+        // out of the sets, and nothing refers to their contents any more.
+        let given = unsafe { advise::dont_need(bytes) }.is_ok();
+        if given {
+            self.put_empty(slots);
+        } else {
+            self.lock().refused.insert(slots);
+        }
+        given
+    }
+
+    /// Adds a chunk with at least `slots` slots, all empty.
+    fn add_chunk(
+        &self,
+        state: &mut State,
+        kind: Slots,
+        slots: usize,
+        uffd: &Uffd,
+    ) -> Result<(), CallError> {
+        let page = self.page_size.bytes();
+        let slots = slots.max(CHUNK_BYTES / page);
+        // One slot more than is used keeps runs of slots from reaching into the next mapping.
+        let mapping = Mapping::reserve_aligned((slots + 1) * page, page)?;
+        // A child of a fork would share the frames, and shared ones cannot be moved.
+        advise::advise(mapping.range(), Advice::DontFork)?;
+        advise::advise(mapping.range(), self.page_size.advice())?;
+        if let Some(node) = self.node {
+            place_on(mapping.range(), node)?;
+        }
+        if kind == Slots::Staging {
+            // SAFETY: the mapping is the pool's own and is only reached by raw pointers.
+            unsafe { uffd.register(mapping.range(), RegisterMode::MISSING) }?;
+        }
+        let first = mapping.range().start / page;
+        match kind {
+            Slots::Staging => state.staging.insert(first..first + slots),
+            Slots::Fresh => state.fresh.insert(first..first + slots),
+        }
+        state.chunks.push(Chunk {
+            mapping,
+            slots: kind,
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! What must hold while pages of an anonymous region are cut off.
+//!
+//! Three others could do harm then, and each is kept away in its own way:
+//!
+//! - **`fork`** would copy the holes, and the child would read zeros. It waits at the [gate].
+//! - **A raw `clone`** does not know the gate. So the region is not inherited (`MADV_DONTFORK`)
+//!   while pages are cut off: a child made in that moment does not have the region at all, which
+//!   ends it at its first access, and never lets it read what was not there.
+//! - **`ptrace` and `/proc/PID/mem`** take a reference to a page's frame, which is not a pin, and
+//!   then store to it, all under the read side of the lock of the address space. One that began
+//!   before the page was cut off would store to the source after it was copied. So between cutting
+//!   off and copying, [`wait_out`](Seclusion::wait_out) takes the write side once.
+//!
+//! The last two cost about a microsecond a batch.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use transhume_sys::CallError;
+use transhume_sys::advise::{self, Advice};
+
+use crate::gate::{self, Pass};
+
+/// Keeps the state of a region's memory range.
+#[derive(Debug)]
+pub(crate) struct Seclusion {
+    range: Range<usize>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Sessions with pages cut off.
+    inside: usize,
+    /// Whether the range is kept from children.
+    hidden: bool,
+}
+
+/// A session that may cut pages off.
+#[derive(Debug)]
+pub(crate) struct Secluded<'s> {
+    seclusion: &'s Seclusion,
+    _pass: Pass,
+}
+
+impl Seclusion {
+    pub(crate) fn new(range: Range<usize>) -> Self {
+        Self {
+            range,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Before pages are cut off.
+    pub(crate) fn enter(&self) -> Result<Secluded<'_>, CallError> {
+        let pass = gate::enter();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.hidden {
+            advise::advise(self.range.clone(), Advice::DontFork)?;
+            state.hidden = true;
+        }
+        state.inside += 1;
+        Ok(Secluded {
+            seclusion: self,
+            _pass: pass,
+        })
+    }
+}
+
+impl Secluded<'_> {
+    /// After pages have been cut off and before they are copied: returns when every access through
+    /// another process's eyes that began before has ended.
+    pub(crate) fn wait_out(&self) -> Result<(), CallError> {
+        // It changes nothing, but the kernel takes the lock to find that out.
+        advise::advise(self.seclusion.range.clone(), Advice::DontFork)
+    }
+}
+
+impl Drop for Secluded<'_> {
+    fn drop(&mut self) {
+        let mut state = self
+            .seclusion
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        state.inside -= 1;
+        if state.inside == 0 {
+            // If this fails the region stays hidden from children until the next batch has ended.
+            state.hidden = advise::advise(self.seclusion.range.clone(), Advice::DoFork).is_err();
+        }
+    }
+}

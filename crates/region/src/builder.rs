@@ -1,0 +1,293 @@
+//! Describing a region, and what must hold before there is one.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use transhume_copy::Memcpy;
+use transhume_sys::CallError;
+use transhume_sys::numa;
+
+use crate::anonymous::{Anonymous, Plan, SourceFrames};
+use crate::error::BuildError;
+use crate::gate;
+use crate::mapped::{FileTier, Mapped};
+use crate::mechanism::{self, Mechanism, Notice};
+use crate::options::{AnyCopier, KernelAccess, Pins};
+use crate::region::{Backing, Parts, Region};
+use crate::tier::{PageSize, Place, Tier, TierId};
+
+/// What part of a region's size waits as free frames when nothing else is asked for: under 1 %.
+const POOL_SHARE: usize = 128;
+
+/// Describes a [`Region`].
+#[derive(Clone, Default)]
+#[must_use = "nothing is made before build is called"]
+pub struct Builder {
+    tiers: Vec<Tier>,
+    pages: usize,
+    page_size: PageSize,
+    pins: Pins,
+    kernel_access: KernelAccess,
+    pool_bytes: Option<usize>,
+    copier: Option<AnyCopier>,
+}
+
+impl Builder {
+    /// Adds a tier. All pages begin in the first.
+    pub fn tier(mut self, tier: Tier) -> Self {
+        self.tiers.push(tier);
+        self
+    }
+
+    /// Sets how many pages the region has, in its page size.
+    pub fn pages(mut self, pages: usize) -> Self {
+        self.pages = pages;
+        self
+    }
+
+    /// Sets the size of its pages.
+    pub fn page_size(mut self, page_size: PageSize) -> Self {
+        self.page_size = page_size;
+        self
+    }
+
+    /// Promises something about references to the frames; see [`Pins`].
+    pub fn pins(mut self, pins: Pins) -> Self {
+        self.pins = pins;
+        self
+    }
+
+    /// Promises something about system calls on the memory; see [`KernelAccess`].
+    pub fn kernel_access(mut self, kernel_access: KernelAccess) -> Self {
+        self.kernel_access = kernel_access;
+        self
+    }
+
+    /// Sets how many bytes of free frames each tier may keep while nothing moves; a migration keeps
+    /// one batch more. The default is less than 1 % of the region.
+    pub fn pool_bytes(mut self, bytes: usize) -> Self {
+        self.pool_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets the copier that migrations use unless they name another. The default is `memcpy`.
+    pub fn copier(mut self, copier: AnyCopier) -> Self {
+        self.copier = Some(copier);
+        self
+    }
+
+    /// Makes the region: reserves and allocates all its memory, zeroed, in the first tier.
+    ///
+    /// # Errors
+    ///
+    /// See [`BuildError`]; each says in one line what is wrong and what cures it.
+    pub fn build(self) -> Result<Region, BuildError> {
+        let pages = self.pages;
+        let page = self.page_size.bytes();
+        let bytes = self.check_size()?;
+        self.check_tiers()?;
+        let capacity = self.capacities()?;
+        let mechanism = self.mechanism()?;
+        let mut notices = Vec::new();
+        if !gate::install() {
+            notices.push(Notice {
+                what: "forks cannot be held off while pages are cut off".to_owned(),
+                cure: "do not fork while a region migrates".to_owned(),
+            });
+        }
+        let pooled = self.pool_bytes.unwrap_or(bytes / POOL_SHARE) / page;
+
+        let backing = match mechanism {
+            Mechanism::Move => {
+                let nodes = self.nodes()?;
+                let uffd = mechanism::open(mechanism, self.kernel_access)?;
+                let source_frames = match self.pins {
+                    Pins::Declared => SourceFrames::Reuse,
+                    Pins::Undeclared => SourceFrames::Release,
+                };
+                let page_size = self.page_size;
+                let plan = Plan {
+                    page_size,
+                    pages,
+                    nodes,
+                    source_frames,
+                    pooled,
+                };
+                let memory = Anonymous::create(uffd, &plan).map_err(allocation)?;
+                self.notice_missing_huge_pages(&memory, &mut notices);
+                Backing::Anonymous(memory)
+            }
+            Mechanism::Blind => {
+                if self.pins == Pins::Undeclared {
+                    return Err(BuildError::PinsUndeclared);
+                }
+                let uffd = mechanism::open(mechanism, self.kernel_access)?;
+                let mut files = Vec::with_capacity(self.tiers.len());
+                for (tier, &slots) in self.tiers.iter().zip(&capacity) {
+                    let used = if files.is_empty() { pages } else { 0 };
+                    files.push(FileTier::open(tier, self.page_size, slots, used, pooled)?);
+                }
+                let memory = Mapped::create(uffd, self.page_size, pages, files);
+                Backing::Mapped(memory.map_err(allocation)?)
+            }
+        };
+        let copier = self.copier.unwrap_or_else(|| Arc::new(Memcpy));
+        let tiers = self.tiers;
+        let parts = Parts {
+            backing,
+            pages,
+            tiers,
+            capacity,
+            copier,
+            mechanism,
+            notices,
+        };
+        Region::start(parts).map_err(|source| BuildError::System {
+            what: "start the region's thread".to_owned(),
+            source,
+        })
+    }
+
+    /// The size of the region in bytes.
+    fn check_size(&self) -> Result<usize, BuildError> {
+        /// Slots are numbered in 32 bits, and user space ends at 2^47 on most machines.
+        const MOST_BYTES: usize = 1 << 44;
+        if self.pages == 0 {
+            return Err(BuildError::NoPages);
+        }
+        let page_bytes = self.page_size.bytes();
+        let bytes = self
+            .pages
+            .checked_mul(page_bytes)
+            .filter(|&bytes| bytes <= MOST_BYTES);
+        bytes.ok_or(BuildError::TooLarge {
+            pages: self.pages,
+            page_bytes,
+        })
+    }
+
+    fn check_tiers(&self) -> Result<(), BuildError> {
+        if !(1..=TierId::MAX).contains(&self.tiers.len()) {
+            return Err(BuildError::TierCount(self.tiers.len()));
+        }
+        let mut seen = BTreeSet::new();
+        for tier in &self.tiers {
+            if !seen.insert(&tier.name) {
+                return Err(BuildError::DuplicateTier(tier.name.clone()));
+            }
+            if tier.place == Place::Hugetlb && self.page_size == PageSize::Base {
+                return Err(BuildError::PageSize {
+                    tier: tier.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// How many pages each tier holds.
+    fn capacities(&self) -> Result<Vec<usize>, BuildError> {
+        let page_bytes = self.page_size.bytes();
+        let mut capacities = Vec::with_capacity(self.tiers.len());
+        for tier in &self.tiers {
+            let bytes = tier.capacity.unwrap_or(self.pages * page_bytes);
+            if bytes % page_bytes != 0 || bytes == 0 {
+                return Err(BuildError::NotAMultiple {
+                    tier: tier.name.clone(),
+                    bytes,
+                    page_bytes,
+                });
+            }
+            capacities.push(bytes / page_bytes);
+        }
+        if capacities[0] < self.pages {
+            return Err(BuildError::Capacity {
+                tier: self.tiers[0].name.clone(),
+                capacity: capacities[0] * page_bytes,
+                needed: self.pages * page_bytes,
+            });
+        }
+        Ok(capacities)
+    }
+
+    fn mechanism(&self) -> Result<Mechanism, BuildError> {
+        let is_anonymous = |tier: &&Tier| matches!(tier.place, Place::Node(_));
+        let anonymous = self.tiers.iter().find(is_anonymous);
+        let mapped = self.tiers.iter().find(|tier| !is_anonymous(tier));
+        match (anonymous, mapped) {
+            (Some(anonymous), Some(mapped)) => Err(BuildError::MixedBacking {
+                anonymous: anonymous.name.clone(),
+                mapped: mapped.name.clone(),
+            }),
+            (_, None) => Ok(Mechanism::Move),
+            (None, Some(_)) => Ok(Mechanism::Blind),
+        }
+    }
+
+    /// The node of each tier of an anonymous region.
+    fn nodes(&self) -> Result<Vec<u32>, BuildError> {
+        let online = numa::nodes_with_memory().map_err(|error| BuildError::System {
+            what: "find the NUMA nodes".to_owned(),
+            source: io::Error::other(error),
+        })?;
+        let mut nodes = Vec::with_capacity(self.tiers.len());
+        for tier in &self.tiers {
+            let Place::Node(node) = tier.place else {
+                continue;
+            };
+            if !online.contains(&node) {
+                let known = online
+                    .iter()
+                    .map(u32::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                return Err(BuildError::NoSuchNode {
+                    tier: tier.name.clone(),
+                    node,
+                    online: known,
+                });
+            }
+            nodes.push(node);
+        }
+        Ok(nodes)
+    }
+
+    fn notice_missing_huge_pages(&self, memory: &Anonymous, notices: &mut Vec<Notice>) {
+        if self.page_size != PageSize::Huge {
+            return;
+        }
+        // Where it cannot be told, nothing is known to be missing.
+        let huge = memory.huge_pages().unwrap_or(self.pages);
+        if huge < self.pages {
+            notices.push(Notice {
+                what: format!(
+                    "{} of {} pages of 2 MiB are made of base pages, which move one by one",
+                    self.pages - huge,
+                    self.pages
+                ),
+                cure: "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, or free memory"
+                    .to_owned(),
+            });
+        }
+    }
+}
+
+fn allocation(failed: CallError) -> BuildError {
+    BuildError::System {
+        what: "allocate the region's memory".to_owned(),
+        source: failed.errno.into(),
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("tiers", &self.tiers)
+            .field("pages", &self.pages)
+            .field("page_size", &self.page_size)
+            .field("pins", &self.pins)
+            .field("kernel_access", &self.kernel_access)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,41 @@
+//! From what the kernel says to what the engine reports.
+
+use std::time::Duration;
+
+use transhume_engine::{Errno as EngineErrno, Failure, Step, Why};
+use transhume_sys::Errno;
+
+use crate::table::Refused;
+
+/// How long the single-folio path waits for a folio's lock: far longer than a batch, so that only
+/// a holder that is gone is given up on.
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+
+/// A step that the kernel refused.
+pub(crate) fn failed(step: Step, why: Why, errno: Errno) -> Failure {
+    Failure::new(step, why).with_errno(EngineErrno::new(errno.raw_os_error()))
+}
+
+/// What an errno means where it has no meaning of its own.
+pub(crate) fn why(errno: Errno) -> Why {
+    match errno {
+        Errno::AGAIN | Errno::INTR => Why::Again,
+        Errno::NOMEM => Why::NoMemory,
+        Errno::PERM | Errno::ACCESS => Why::NotPermitted,
+        Errno::NOENT => Why::Absent,
+        Errno::BUSY => Why::Pinned,
+        Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS => Why::Unsupported,
+        _ => Why::System,
+    }
+}
+
+/// A folio lock that was not to be had.
+pub(crate) fn refused(refused: Refused) -> Failure {
+    Failure::new(
+        Step::Lock,
+        match refused {
+            Refused::Locked => Why::Busy,
+            Refused::Pinned => Why::Pinned,
+        },
+    )
+}

@@ -1,0 +1,93 @@
+//! What this machine offers, and which mechanism a region takes.
+
+use std::fmt;
+
+use transhume_sys::uffd::{Access, Allowed, Features, OpenError, Uffd, probe};
+
+use crate::error::BuildError;
+use crate::options::KernelAccess;
+
+/// How a region cuts its pages off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mechanism {
+    /// Anonymous memory, moved out and in by `UFFDIO_MOVE`.
+    Move,
+    /// Mapped files, covered by a blind that a userfaultfd serves.
+    Blind,
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Move => "UFFDIO_MOVE",
+            Self::Blind => "userfaultfd blind",
+        })
+    }
+}
+
+impl Mechanism {
+    const fn features(self) -> Features {
+        match self {
+            Self::Move => Features::MOVE,
+            Self::Blind => Features::EVENT_REMAP,
+        }
+    }
+}
+
+/// Something that the machine lacks and the region does without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What is missing, and what that means.
+    pub what: String,
+    /// What to do about it.
+    pub cure: String,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; cure: {}", self.what, self.cure)
+    }
+}
+
+/// Opens a userfaultfd that does what the mechanism needs, or says what is missing.
+pub(crate) fn open(mechanism: Mechanism, kernel_access: KernelAccess) -> Result<Uffd, BuildError> {
+    let allowed = match kernel_access {
+        KernelAccess::Expected => Allowed::ALL_FAULTS,
+        KernelAccess::Never => Allowed::all(),
+    };
+    Uffd::open(mechanism.features(), allowed).map_err(|error| explain(&error, kernel_access))
+}
+
+fn explain(error: &OpenError, kernel_access: KernelAccess) -> BuildError {
+    let no = |reason: String, cure: &str| BuildError::NoMechanism {
+        reason,
+        cure: cure.to_owned(),
+    };
+    match error {
+        OpenError::Features { missing, .. } if missing.contains(Features::MOVE) => no(
+            format!("{error} (UFFDIO_MOVE)"),
+            "a kernel from 6.8 on, or mapped backing",
+        ),
+        OpenError::Unavailable(_)
+            if kernel_access == KernelAccess::Expected && user_mode_only() =>
+        {
+            no(
+                "only an unprivileged userfaultfd is to be had, with which system calls on pages \
+                 under migration would fail with EFAULT"
+                    .to_owned(),
+                "sysctl vm.unprivileged_userfaultfd=1, or access to /dev/userfaultfd, or the promise \
+                 KernelAccess::Never",
+            )
+        }
+        OpenError::Unavailable(_) => no(
+            error.to_string(),
+            "a kernel with CONFIG_USERFAULTFD, and no seccomp filter that forbids userfaultfd(2)",
+        ),
+        _ => no(error.to_string(), "a newer kernel"),
+    }
+}
+
+fn user_mode_only() -> bool {
+    probe(Allowed::USER_MODE_ONLY).is_ok_and(|probe| probe.access == Access::UserModeOnly)
+}

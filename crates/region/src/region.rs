@@ -1,0 +1,450 @@
+//! The region: what an application holds.
+
+use std::fmt;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use transhume_engine::{Limit, Report, Request, migrate};
+
+use crate::anonymous::{self, Anonymous};
+use crate::builder::Builder;
+use crate::claims::{self, Claims};
+use crate::error::RegionError;
+use crate::keeper::{Keep, Keeper};
+use crate::mapped::{self, Mapped};
+use crate::mechanism::{Mechanism, Notice};
+use crate::options::{AnyCopier, Options, Pages};
+use crate::pin::Pin;
+use crate::table::FolioTable;
+use crate::tier::{PageSize, Place, Tier, TierId};
+use crate::{BASE_PAGE, folio_at};
+
+/// How long [`Region::pin`] waits for a migration of its pages to end.
+const PIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Memory whose pages live in tiers.
+///
+/// All its memory is there from the beginning, zeroed, in the first tier. Threads use it through
+/// [`words`](Self::words) or [`as_ptr`](Self::as_ptr), and never as a Rust reference to plain data:
+/// the memory is shared with every thread that has the region. Any thread may migrate any pages at
+/// any time; requests with common pages exclude each other.
+///
+/// The memory is the region's to give back: do not `munmap` or `mremap` parts of it. Pages that are
+/// given to `madvise(MADV_DONTNEED)` while nobody migrates them read as zeros afterwards.
+///
+/// ```
+/// use std::sync::atomic::Ordering;
+/// use transhume_region::{Options, Region, Tier};
+///
+/// let region = Region::builder()
+///     .tier(Tier::node("near", 0))
+///     .tier(Tier::node("far", 0))
+///     .pages(256)
+///     .build()?;
+/// region.words()[42].store(7, Ordering::Relaxed);
+///
+/// let report = region.migrate(.., "far", &Options::new())?;
+/// assert!(report.is_complete());
+/// assert_eq!(region.words()[42].load(Ordering::Relaxed), 7);
+/// assert_eq!(region.tier_of(0)?, "far");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Region {
+    // Dropped first: its thread uses the core.
+    keeper: Keeper,
+    core: Arc<Core>,
+    claims: Claims,
+    tiers: Vec<Tier>,
+    capacity: Vec<usize>,
+    copier: AnyCopier,
+    mechanism: Mechanism,
+    notices: Vec<Notice>,
+    process: u32,
+}
+
+/// What the region's own thread shares with it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) table: FolioTable,
+    pub(crate) backing: Backing,
+}
+
+#[derive(Debug)]
+pub(crate) enum Backing {
+    Anonymous(Anonymous),
+    Mapped(Mapped),
+}
+
+/// Everything that the builder found out.
+pub(crate) struct Parts {
+    pub(crate) backing: Backing,
+    pub(crate) pages: usize,
+    pub(crate) tiers: Vec<Tier>,
+    pub(crate) capacity: Vec<usize>,
+    pub(crate) copier: AnyCopier,
+    pub(crate) mechanism: Mechanism,
+    pub(crate) notices: Vec<Notice>,
+}
+
+impl Keep for Core {
+    fn events(&self) -> impl AsFd {
+        match &self.backing {
+            Backing::Anonymous(memory) => memory.uffd.as_fd(),
+            Backing::Mapped(memory) => memory.uffd.as_fd(),
+        }
+    }
+
+    fn answer(&self) {
+        match &self.backing {
+            Backing::Anonymous(memory) => memory.answer_faults(&self.table),
+            Backing::Mapped(memory) => memory.answer_events(),
+        }
+    }
+
+    fn refill(&self) -> bool {
+        match &self.backing {
+            Backing::Anonymous(memory) => memory.refill(),
+            Backing::Mapped(_) => false,
+        }
+    }
+}
+
+impl Region {
+    /// Begins to describe a region.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
+        let Parts {
+            backing,
+            pages,
+            tiers,
+            capacity,
+            copier,
+            mechanism,
+            notices,
+        } = parts;
+        let core = Arc::new(Core {
+            table: FolioTable::new(pages, tiers.len()),
+            backing,
+        });
+        let keeper = Keeper::start(Arc::clone(&core))?;
+        let process = std::process::id();
+        Ok(Self {
+            keeper,
+            core,
+            claims: Claims::default(),
+            tiers,
+            capacity,
+            copier,
+            mechanism,
+            notices,
+            process,
+        })
+    }
+
+    pub(crate) fn table(&self) -> &FolioTable {
+        &self.core.table
+    }
+
+    /// How many pages it has, in its page size.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.core.table.len()
+    }
+
+    /// The size of its pages.
+    #[must_use]
+    pub fn page_size(&self) -> PageSize {
+        match &self.core.backing {
+            Backing::Anonymous(memory) => memory.page_size,
+            Backing::Mapped(memory) => memory.page_size,
+        }
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pages() * self.page_size().bytes()
+    }
+
+    /// Never: a region has at least one page.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Its first byte. The memory lives as long as the region. It is shared: use raw or volatile
+    /// accesses or atomics, never a reference to plain data.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        match &self.core.backing {
+            Backing::Anonymous(memory) => memory.memory.as_ptr(),
+            Backing::Mapped(memory) => memory.memory.as_ptr(),
+        }
+    }
+
+    /// The whole memory as shared 64-bit words.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        let words = self.as_ptr().cast::<AtomicU64>();
+        // SAFETY: the memory is readable, writable, zeroed at first, aligned to a page, and lives
+        // as long as the region. Atomics may be shared while anybody stores to them. While a page
+        // is under migration an access waits in a fault, so it sees the memory as never gone.
+        unsafe { std::slice::from_raw_parts(words, self.len() / size_of::<AtomicU64>()) }
+    }
+
+    /// The region's tiers, in the order in which they were given.
+    #[must_use]
+    pub fn tiers(&self) -> &[Tier] {
+        &self.tiers
+    }
+
+    /// The name of the tier in which a page is now.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutsideRegion`].
+    pub fn tier_of(&self, page: usize) -> Result<&str, RegionError> {
+        if page >= self.pages() {
+            return Err(RegionError::OutsideRegion {
+                page,
+                last: self.pages() - 1,
+            });
+        }
+        Ok(&self.tiers[self.core.table.tier(page).index()].name)
+    }
+
+    /// How pages are moved here.
+    #[must_use]
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// What the machine lacks, each in one line with the cure.
+    #[must_use]
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// Moves pages to the tier of this name, in the way of `options` ([batch-flush]).
+    ///
+    /// What happened to each page stands in the report; a page that could not be moved is where it
+    /// was, with its data. Pages that are there already are left alone.
+    ///
+    /// # Errors
+    ///
+    /// Only for requests that are wrong as a whole, and then nothing has been moved: see
+    /// [`RegionError`].
+    pub fn migrate(
+        &self,
+        pages: impl Into<Pages>,
+        tier: &str,
+        options: &Options,
+    ) -> Result<Report<TierId>, RegionError> {
+        self.check_process()?;
+        let to = self.tier_named(tier)?;
+        let pages = pages.into().resolve(self.pages())?;
+        let table = &self.core.table;
+        if let Backing::Mapped(memory) = &self.core.backing {
+            memory.check_mappings(&pages)?;
+        }
+        let order = self.page_size().order();
+        let folios = pages
+            .iter()
+            .flatten()
+            .filter_map(|page| folio_at(page, order))
+            .collect();
+        let capacity = self.capacity[to.index()];
+        let claimed = self.claims.claim(pages, to, capacity, table);
+        let _claim = claimed.map_err(|refused| match refused {
+            claims::Refused::Overlap { page } => RegionError::Overlap { page },
+            claims::Refused::Full { used, asked } => {
+                let tier = self.tiers[to.index()].name.clone();
+                RegionError::Full {
+                    tier,
+                    capacity,
+                    used,
+                    asked,
+                }
+            }
+        })?;
+
+        let request = Request {
+            mode: options.mode,
+            limit: limit(options),
+            reason: options.reason,
+            ..Request::new(folios, to)
+        };
+        let copier = options.copier.as_ref().unwrap_or(&self.copier).as_ref();
+        let batch = self.batch_pages(&request);
+        Ok(match &self.core.backing {
+            Backing::Anonymous(memory) => {
+                let mut session = anonymous::Session::new(memory, table, &self.keeper, batch);
+                migrate(&mut session, copier, request)
+            }
+            Backing::Mapped(memory) => {
+                let mut session = mapped::Session::new(memory, table, batch);
+                migrate(&mut session, copier, request)
+            }
+        })
+    }
+
+    /// Holds pages where they are, waiting first for a migration of them to end.
+    ///
+    /// With [`Pins::Declared`](crate::Pins::Declared) the application promises to hold the pages so
+    /// before it lets anything take a reference to their frames.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::CannotPin`] after a second of waiting, [`RegionError::OutsideRegion`],
+    /// [`RegionError::NoPages`], [`RegionError::Forked`]. Then nothing is held.
+    pub fn pin(&self, pages: impl Into<Pages>) -> Result<Pin<'_>, RegionError> {
+        self.check_process()?;
+        let pages = pages.into().resolve(self.pages())?;
+        let mut pin = Pin {
+            region: self,
+            runs: Vec::new(),
+        };
+        for run in pages.iter() {
+            pin.runs.push(run.start..run.start);
+            for page in run {
+                let held = self.core.table.pin(page, PIN_PATIENCE);
+                held.map_err(|_| RegionError::CannotPin { page })?;
+                if let Some(last) = pin.runs.last_mut() {
+                    last.end = page + 1;
+                }
+            }
+        }
+        Ok(pin)
+    }
+
+    /// Where its pages are and what it takes beside them.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let page = self.page_size().bytes();
+        let table = &self.core.table;
+        let tiers =
+            self.tiers
+                .iter()
+                .zip(&self.capacity)
+                .zip(0..)
+                .map(|((tier, &capacity), id)| TierUsage {
+                    name: tier.name.clone(),
+                    place: tier.place.clone(),
+                    pages: table.population(TierId(id)),
+                    capacity,
+                });
+        let (pooled_bytes, tables, mappings) = match &self.core.backing {
+            Backing::Anonymous(memory) => (memory.pooled_frames() * page, 0, 1),
+            Backing::Mapped(memory) => (
+                memory.pooled_slots() * page,
+                memory.table_bytes(),
+                memory.mappings(),
+            ),
+        };
+        Usage {
+            tiers: tiers.collect(),
+            mappings,
+            pooled_bytes,
+            overhead_bytes: pooled_bytes + tables + table.bytes(),
+        }
+    }
+
+    fn check_process(&self) -> Result<(), RegionError> {
+        if self.process == std::process::id() {
+            Ok(())
+        } else {
+            Err(RegionError::Forked)
+        }
+    }
+
+    fn tier_named(&self, name: &str) -> Result<TierId, RegionError> {
+        let found = self
+            .tiers
+            .iter()
+            .zip(0..)
+            .find(|(tier, _)| tier.name == name);
+        found
+            .map(|(_, id)| TierId(id))
+            .ok_or_else(|| RegionError::UnknownTier {
+                name: name.to_owned(),
+                known: names(&self.tiers),
+            })
+    }
+
+    /// How many pages a batch of this request takes at most.
+    fn batch_pages(&self, request: &Request<TierId>) -> usize {
+        let limit = request.limit.base_pages.get() / self.page_size().order().base_pages();
+        usize::try_from(limit.max(1))
+            .unwrap_or(usize::MAX)
+            .min(request.folios.len())
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region")
+            .field("pages", &self.pages())
+            .field("page_size", &self.page_size())
+            .field("tiers", &self.tiers)
+            .field("mechanism", &self.mechanism)
+            .finish_non_exhaustive()
+    }
+}
+
+fn limit(options: &Options) -> Limit {
+    let pages = options
+        .limit_bytes
+        .map(|bytes| NonZeroUsize::get(bytes) / BASE_PAGE);
+    Limit {
+        base_pages: pages.map_or(Limit::DEFAULT_BASE_PAGES, |pages| {
+            u64::try_from(pages)
+                .ok()
+                .and_then(NonZeroU64::new)
+                .unwrap_or(NonZeroU64::MIN)
+        }),
+        max_stall: options.max_stall,
+    }
+}
+
+pub(crate) fn names(tiers: &[Tier]) -> String {
+    tiers
+        .iter()
+        .map(|tier| tier.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// What a region takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// The tiers, in the order in which they were given.
+    pub tiers: Vec<TierUsage>,
+    /// Mappings (VMAs) over the region's pages. The kernel limits those of a process
+    /// (`vm.max_map_count`).
+    pub mappings: usize,
+    /// Bytes of frames that wait to become destinations.
+    pub pooled_bytes: usize,
+    /// Bytes beyond the pages themselves: waiting frames and the region's tables.
+    pub overhead_bytes: usize,
+}
+
+/// One tier of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TierUsage {
+    /// Its name.
+    pub name: String,
+    /// Where its frames come from.
+    pub place: Place,
+    /// How many of the region's pages are in it.
+    pub pages: usize,
+    /// How many it can hold.
+    pub capacity: usize,
+}

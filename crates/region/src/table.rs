@@ -1,0 +1,272 @@
+//! Where each folio of a region is, and who holds it.
+//!
+//! One byte of state and one of tier a folio. The state is a lock that threads take by
+//! compare-and-swap and never sleep on while they hold another ([batch-deadlock]), a mark that a
+//! fault was passed over while the folio was locked, and a count of declared pins.
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::tier::TierId;
+
+const LOCKED: u8 = 1;
+const FAULT_WAITS: u8 = 1 << 1;
+const PIN: u8 = 1 << 2;
+const PINS: u8 = !(LOCKED | FAULT_WAITS);
+
+/// Why a lock was not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Somebody holds it.
+    Locked,
+    /// The application has declared that the kernel may hold the frame.
+    Pinned,
+}
+
+/// Whether a fault was passed over while the folio was locked; its thread must be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Unlocked {
+    /// Nobody waits that remap or putback has not woken.
+    Quietly,
+    /// A thread may wait for this folio.
+    FaultWaits,
+}
+
+/// What to do about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FaultSeen {
+    /// The folio is locked: whoever unlocks it wakes the thread.
+    LeftToHolder,
+    /// The folio is free: the page came back already, or there is none.
+    Free,
+}
+
+/// The state of every folio of a region.
+#[derive(Debug)]
+pub(crate) struct FolioTable {
+    state: Box<[AtomicU8]>,
+    tier: Box<[AtomicU8]>,
+    /// How many folios are in each tier.
+    population: Box<[AtomicUsize]>,
+}
+
+impl FolioTable {
+    /// A table of `folios` folios, all in the first of `tiers` tiers and free.
+    pub(crate) fn new(folios: usize, tiers: usize) -> Self {
+        let table = Self {
+            state: (0..folios).map(|_| AtomicU8::new(0)).collect(),
+            tier: (0..folios).map(|_| AtomicU8::new(0)).collect(),
+            population: (0..tiers).map(|_| AtomicUsize::new(0)).collect(),
+        };
+        table.population[0].store(folios, Ordering::Relaxed);
+        table
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.state.len()
+    }
+
+    /// How many folios are in a tier.
+    pub(crate) fn population(&self, tier: TierId) -> usize {
+        self.population[tier.index()].load(Ordering::Relaxed)
+    }
+
+    /// Memory that the table takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.state.len() + self.tier.len()
+    }
+
+    pub(crate) fn tier(&self, folio: usize) -> TierId {
+        TierId(self.tier[folio].load(Ordering::Relaxed))
+    }
+
+    /// Records where a folio is; its lock must be held.
+    pub(crate) fn set_tier(&self, folio: usize, tier: TierId) {
+        let before = self.tier[folio].swap(tier.0, Ordering::Relaxed);
+        self.population[usize::from(before)].fetch_sub(1, Ordering::Relaxed);
+        self.population[tier.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn try_lock(&self, folio: usize) -> Result<(), Refused> {
+        let mut seen = self.state[folio].load(Ordering::Relaxed);
+        loop {
+            if seen & PINS != 0 {
+                return Err(Refused::Pinned);
+            }
+            if seen & LOCKED != 0 {
+                return Err(Refused::Locked);
+            }
+            match self.state[folio].compare_exchange_weak(
+                seen,
+                seen | LOCKED,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Takes the lock, and waits for it up to `patience`. Only for a thread that holds no other.
+    pub(crate) fn lock(&self, folio: usize, patience: Duration) -> Result<(), Refused> {
+        wait_for(patience, || self.try_lock(folio))
+    }
+
+    pub(crate) fn unlock(&self, folio: usize) -> Unlocked {
+        let before = self.state[folio].fetch_and(!(LOCKED | FAULT_WAITS), Ordering::Release);
+        debug_assert!(before & LOCKED != 0, "folio {folio} was not locked");
+        if before & FAULT_WAITS == 0 {
+            Unlocked::Quietly
+        } else {
+            Unlocked::FaultWaits
+        }
+    }
+
+    /// A fault was read for this folio: leave it to the lock's holder, if there is one.
+    pub(crate) fn see_fault(&self, folio: usize) -> FaultSeen {
+        let mut seen = self.state[folio].load(Ordering::Relaxed);
+        loop {
+            if seen & LOCKED == 0 {
+                return FaultSeen::Free;
+            }
+            match self.state[folio].compare_exchange_weak(
+                seen,
+                seen | FAULT_WAITS,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return FaultSeen::LeftToHolder,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Whether a pin keeps the folio where it is.
+    pub(crate) fn is_pinned(&self, folio: usize) -> bool {
+        self.state[folio].load(Ordering::Relaxed) & PINS != 0
+    }
+
+    /// Adds a pin, waiting up to `patience` for a migration of the folio to end.
+    pub(crate) fn pin(&self, folio: usize, patience: Duration) -> Result<(), Refused> {
+        wait_for(patience, || self.try_pin(folio))
+    }
+
+    fn try_pin(&self, folio: usize) -> Result<(), Refused> {
+        let mut seen = self.state[folio].load(Ordering::Relaxed);
+        loop {
+            if seen & LOCKED != 0 {
+                return Err(Refused::Locked);
+            }
+            if seen & PINS == PINS {
+                return Err(Refused::Pinned);
+            }
+            match self.state[folio].compare_exchange_weak(
+                seen,
+                seen + PIN,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    pub(crate) fn unpin(&self, folio: usize) {
+        let before = self.state[folio].fetch_sub(PIN, Ordering::Release);
+        debug_assert!(before & PINS != 0, "folio {folio} was not pinned");
+    }
+}
+
+/// Tries until it succeeds or `patience` has passed: batches are short, so it sleeps little.
+fn wait_for(
+    patience: Duration,
+    mut attempt: impl FnMut() -> Result<(), Refused>,
+) -> Result<(), Refused> {
+    const NAP: Duration = Duration::from_micros(50);
+    let Err(mut refused) = attempt() else {
+        return Ok(());
+    };
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        std::thread::sleep(NAP);
+        match attempt() {
+            Ok(()) => return Ok(()),
+            Err(again) => refused = again,
+        }
+    }
+    Err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> FolioTable {
+        FolioTable::new(4, 2)
+    }
+
+    #[test]
+    fn a_lock_is_held_once() {
+        let table = table();
+        assert_eq!(table.try_lock(1), Ok(()));
+        assert_eq!(table.try_lock(1), Err(Refused::Locked));
+        assert_eq!(
+            table.lock(1, Duration::from_millis(1)),
+            Err(Refused::Locked)
+        );
+        assert_eq!(table.try_lock(2), Ok(()));
+        assert_eq!(table.unlock(1), Unlocked::Quietly);
+        assert_eq!(table.try_lock(1), Ok(()));
+    }
+
+    #[test]
+    fn a_fault_on_a_locked_folio_is_told_to_the_holder_once() {
+        let table = table();
+        assert_eq!(table.see_fault(0), FaultSeen::Free);
+        table.try_lock(0).unwrap();
+        assert_eq!(table.see_fault(0), FaultSeen::LeftToHolder);
+        assert_eq!(table.unlock(0), Unlocked::FaultWaits);
+        table.try_lock(0).unwrap();
+        assert_eq!(table.unlock(0), Unlocked::Quietly);
+    }
+
+    #[test]
+    fn pins_keep_a_folio_and_count() {
+        let table = table();
+        table.pin(3, Duration::ZERO).unwrap();
+        table.pin(3, Duration::ZERO).unwrap();
+        table.unpin(3);
+        assert_eq!(table.try_lock(3), Err(Refused::Pinned));
+        table.unpin(3);
+        assert_eq!(table.try_lock(3), Ok(()));
+        assert_eq!(table.pin(3, Duration::ZERO), Err(Refused::Locked));
+    }
+
+    #[test]
+    fn the_population_follows_the_folios() {
+        let table = table();
+        table.set_tier(1, TierId(1));
+        table.set_tier(2, TierId(1));
+        table.set_tier(2, TierId(0));
+        assert_eq!(
+            (table.population(TierId(0)), table.population(TierId(1))),
+            (3, 1)
+        );
+    }
+
+    #[test]
+    fn pins_do_not_overflow_into_the_lock() {
+        let table = table();
+        for _ in 0..63 {
+            table.pin(0, Duration::ZERO).unwrap();
+        }
+        assert_eq!(table.pin(0, Duration::ZERO), Err(Refused::Pinned));
+        for _ in 0..63 {
+            table.unpin(0);
+        }
+        assert_eq!(table.try_lock(0), Ok(()));
+    }
+}

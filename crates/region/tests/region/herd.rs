@@ -1,0 +1,111 @@
+//! Application threads that use a region's memory all the while and notice whatever goes wrong.
+//!
+//! Every word holds its index and a version. A thread owns every n-th word: it alone stores there,
+//! and remembers what it stored last, so a lost store, an old value, a torn value or another page's
+//! value is seen at the next load.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{Scope, ScopedJoinHandle};
+
+use transhume_region::Region;
+
+/// One word in so many is used: eight a page, so that all pages and many cache lines are.
+const STRIDE: usize = 64;
+const VERSION_BITS: u32 = 32;
+
+fn value(word: usize, version: u32) -> u64 {
+    ((word as u64) << VERSION_BITS) | u64::from(version)
+}
+
+/// Fills the used words with version 0.
+pub(crate) fn fill(region: &Region) {
+    for (index, word) in region.words().iter().enumerate().step_by(STRIDE) {
+        word.store(value(index, 0), Ordering::Relaxed);
+    }
+}
+
+/// Checks that each used word holds its own index.
+pub(crate) fn sweep(words: &[AtomicU64]) {
+    for (index, word) in words.iter().enumerate().step_by(STRIDE) {
+        let seen = word.load(Ordering::Relaxed);
+        assert_eq!(
+            seen >> VERSION_BITS,
+            index as u64,
+            "word {index} holds {seen:#x}"
+        );
+    }
+}
+
+/// Threads of the application.
+pub(crate) struct Herd<'scope> {
+    threads: Vec<ScopedJoinHandle<'scope, u64>>,
+    stop: &'scope AtomicBool,
+}
+
+impl<'scope> Herd<'scope> {
+    /// Starts `threads` threads on a region that [`fill`] has filled, until `stop`.
+    pub(crate) fn graze<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        region: &'env Region,
+        threads: usize,
+        stop: &'scope AtomicBool,
+    ) -> Self {
+        let threads = (0..threads)
+            .map(|thread| scope.spawn(move || graze(region.words(), thread, threads, stop)))
+            .collect();
+        Self { threads, stop }
+    }
+
+    /// Ends the threads; panics if one saw something wrong. Says how many accesses they made.
+    pub(crate) fn gather(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
+    }
+}
+
+fn graze(words: &[AtomicU64], thread: usize, threads: usize, stop: &AtomicBool) -> u64 {
+    let used = words.len() / STRIDE;
+    let mine = (used - thread).div_ceil(threads);
+    // Another run may have left versions behind.
+    let word_of = |n: usize| (n * threads + thread) * STRIDE;
+    let mut last = (0..mine)
+        .map(|n| words[word_of(n)].load(Ordering::Relaxed))
+        .collect::<Vec<_>>();
+    let mut random = 0x9E37_79B9_7F4A_7C15 ^ (thread as u64 + 1);
+    let mut accesses = 0;
+    while !stop.load(Ordering::Relaxed) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let n = (random >> 8) as usize % mine;
+        let word = &words[word_of(n)];
+        let seen = word.load(Ordering::Relaxed);
+        assert_eq!(seen, last[n], "word {} of thread {thread}", word_of(n));
+        if random & 1 == 0 {
+            let version = (seen as u32).wrapping_add(1);
+            last[n] = value(word_of(n), version);
+            word.store(last[n], Ordering::Relaxed);
+        } else {
+            let other = (random >> 40) as usize % used * STRIDE;
+            let seen = words[other].load(Ordering::Relaxed);
+            assert_eq!(
+                seen >> VERSION_BITS,
+                other as u64,
+                "word {other}, another thread's"
+            );
+        }
+        accesses += 2;
+    }
+    for (n, &last) in last.iter().enumerate() {
+        assert_eq!(
+            words[word_of(n)].load(Ordering::Relaxed),
+            last,
+            "word {}",
+            word_of(n)
+        );
+    }
+    accesses
+}

@@ -1,0 +1,71 @@
+//! What the machine must offer for a case to mean something.
+
+use std::fs;
+
+use transhume_sys::uffd::{Allowed, Features, probe};
+
+/// Something that a case cannot do without.
+#[derive(Clone, Copy)]
+pub(crate) enum Need {
+    /// A userfaultfd that stops the kernel's accesses too, with `UFFDIO_MOVE`.
+    Move,
+    /// One with remap events, for mapped backing.
+    Blind,
+    /// Transparent huge pages where they are asked for.
+    HugePages,
+    /// So many free huge pages in the hugetlb pool.
+    Hugetlb(usize),
+    /// io_uring.
+    IoUring,
+    /// A file system that does direct I/O.
+    DirectIo,
+    /// The right to give privileges up.
+    Root,
+}
+
+impl Need {
+    /// Why the need is not met, or `None` if it is.
+    pub(crate) fn missing(self) -> Option<String> {
+        match self {
+            Self::Move => feature(Features::MOVE, "UFFDIO_MOVE"),
+            Self::Blind => feature(Features::EVENT_REMAP, "userfaultfd remap events"),
+            Self::HugePages => {
+                let enabled = read("/sys/kernel/mm/transparent_hugepage/enabled");
+                enabled
+                    .contains("[never]")
+                    .then(|| "transparent huge pages are off".to_owned())
+            }
+            Self::Hugetlb(needed) => {
+                let free = read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+                let free = free.trim().parse().unwrap_or(0);
+                (free < needed).then(|| {
+                    format!(
+                        "needs {needed} free huge pages, there are {free} (sysctl vm.nr_hugepages)"
+                    )
+                })
+            }
+            Self::IoUring => io_uring::IoUring::new(2)
+                .err()
+                .map(|error| format!("no io_uring: {error}")),
+            Self::DirectIo => crate::kernel::direct_file().err().map(|error| {
+                format!(
+                    "no direct I/O in {}: {error}",
+                    std::env::temp_dir().display()
+                )
+            }),
+            Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
+        }
+    }
+}
+
+fn feature(feature: Features, name: &str) -> Option<String> {
+    match probe(Allowed::ALL_FAULTS) {
+        Err(error) => Some(error.to_string()),
+        Ok(probe) if probe.features.contains(feature) => None,
+        Ok(_) => Some(format!("this kernel has no {name}")),
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
