@@ -27,7 +27,7 @@ mod threads;
 pub use job::CopyJob;
 pub use memcpy::Memcpy;
 pub use placement::{Cpu, Topology};
-pub use raw::copy_once;
+pub use raw::{RawArea, copy_once};
 pub use registry::{EngineInfo, SharedCopier, UnknownCopier, by_name, engines};
 pub use streaming::{Isa, Streaming, Unavailable};
 pub use threads::{Threads, ThreadsError, ThreadsOptions};

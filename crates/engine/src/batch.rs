@@ -15,14 +15,15 @@
 //!
 //! A folio for which a step fails does not stay to spoil the proof: it is put back, released and
 //! recorded before the next value is made. A value that is dropped puts back every folio in it, except
-//! [`Remapped`], whose folios have arrived: dropping it is finishing it.
+//! [`Remapped`], whose folios have arrived: dropping it is finishing it. One that is forgotten
+//! (`mem::forget`) leaves its folios locked, and perhaps cut off.
 //! The value borrows the platform mutably, so nothing else can be locked through it meanwhile.
 
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::copier::{Copier, CopyAnswer};
-use crate::failure::{Failure, Step};
+use crate::failure::{Failure, Step, Why};
 use crate::folio::Folio;
 use crate::platform::{Alone, Entry, Place, Platform, Wait};
 use crate::report::{Counts, Outcome, Times};
@@ -34,11 +35,12 @@ pub struct Work<P: Platform> {
     leaving: Vec<Entry<P::Held>>,
     jobs: Vec<P::Job>,
     answers: Vec<CopyAnswer>,
-    cut_off_since: Option<Duration>,
+    cut_off_since: Option<(u64, Duration)>,
     pub(crate) ended: Vec<(usize, Outcome)>,
     pub(crate) counts: Counts,
     pub(crate) times: Times,
-    pub(crate) last_cut_off: Duration,
+    /// How many base pages the last batch cut off, and for how long.
+    pub(crate) last_cut_off: Option<(u64, Duration)>,
 }
 
 impl<P: Platform> core::fmt::Debug for Work<P> {
@@ -62,7 +64,7 @@ impl<P: Platform> Work<P> {
             ended: Vec::with_capacity(folios),
             counts: Counts::default(),
             times: Times::default(),
-            last_cut_off: Duration::ZERO,
+            last_cut_off: None,
         }
     }
 
@@ -98,29 +100,33 @@ struct Batch<'p, P: Platform> {
 impl<P: Platform> Batch<'_, P> {
     /// Lets those leave for which this step failed: put back, released, recorded.
     fn part_with_failed(&mut self) {
-        if self.work.entries.iter().all(Entry::is_alive) {
-            return;
-        }
+        self.take_out_failed();
+        self.put_back_leaving();
+    }
+
+    fn take_out_failed(&mut self) {
         let work = &mut *self.work;
         work.leaving
             .extend(work.entries.extract_if(.., |entry| !entry.is_alive()));
-        self.put_back_leaving();
     }
 
     fn put_back_leaving(&mut self) {
         let work = &mut *self.work;
+        if work.leaving.is_empty() {
+            return;
+        }
         if self.step > Step::Lock {
             self.platform.putback(&mut work.leaving);
             work.counts.putbacks += work.leaving.len() as u64;
         }
-        for entry in &work.leaving {
-            work.ended
-                .push((entry.index, Outcome::Stayed(entry.failure_or(self.step))));
-        }
-        let mut released = work
-            .leaving
-            .drain(..)
-            .map(|entry| (entry.folio(), entry.held));
+        // Reversed, so that popping keeps the order. What a panicking platform did not take stays.
+        work.leaving.reverse();
+        let (leaving, ended) = (&mut work.leaving, &mut work.ended);
+        let mut released = core::iter::from_fn(|| {
+            let entry = leaving.pop()?;
+            ended.push((entry.index, Outcome::Stayed(entry.failure_or(self.step))));
+            Some((entry.folio(), entry.held))
+        });
         self.platform.release(&mut released, Place::Source);
     }
 
@@ -129,22 +135,20 @@ impl<P: Platform> Batch<'_, P> {
         if work.entries.is_empty() {
             return;
         }
-        work.ended.extend(
-            work.entries
-                .iter()
-                .map(|entry| (entry.index, Outcome::Moved)),
-        );
-        let mut released = work
-            .entries
-            .drain(..)
-            .map(|entry| (entry.folio(), entry.held));
+        work.entries.reverse();
+        let (entries, ended) = (&mut work.entries, &mut work.ended);
+        let mut released = core::iter::from_fn(|| {
+            let entry = entries.pop()?;
+            ended.push((entry.index, Outcome::Moved));
+            Some((entry.folio(), entry.held))
+        });
         self.platform.release(&mut released, Place::Destination);
     }
 
     fn end_cut_off(&mut self) {
-        if let Some(since) = self.work.cut_off_since.take() {
+        if let Some((base_pages, since)) = self.work.cut_off_since.take() {
             let cut_off = self.platform.now().saturating_sub(since);
-            self.work.last_cut_off = cut_off;
+            self.work.last_cut_off = Some((base_pages, cut_off));
             self.work.times.longest_cut_off = self.work.times.longest_cut_off.max(cut_off);
         }
     }
@@ -152,15 +156,14 @@ impl<P: Platform> Batch<'_, P> {
 
 impl<P: Platform> Drop for Batch<'_, P> {
     fn drop(&mut self) {
-        self.work.jobs.clear();
-        match self.place {
-            Place::Destination => self.release_moved(),
-            Place::Source if self.work.entries.is_empty() => {}
-            Place::Source => {
-                core::mem::swap(&mut self.work.entries, &mut self.work.leaving);
-                self.put_back_leaving();
-            }
+        let work = &mut *self.work;
+        work.jobs.clear();
+        if self.place == Place::Source {
+            // Those that were leaving when the platform panicked are still there.
+            work.leaving.append(&mut work.entries);
         }
+        self.put_back_leaving();
+        self.release_moved();
         self.end_cut_off();
     }
 }
@@ -270,18 +273,30 @@ impl<'p, P: Platform> Isolated<'p, P> {
     pub fn unmap(self) -> Unmapped<'p, P> {
         let Self { mut batch, wait } = self;
         batch.step = Step::Unmap;
-        if !batch.work.entries.is_empty() {
-            batch.work.cut_off_since = Some(batch.platform.now());
-        }
+        let since = batch.platform.now();
         let mut gather = P::Gather::default();
+        let mut base_pages = 0;
+        let mut out_of_memory = false;
         for entry in &mut batch.work.entries {
+            if out_of_memory {
+                // What is cut off is finished, but nothing more is.
+                entry.fail(Failure::new(Step::Unmap, Why::NotTried));
+                continue;
+            }
             let folio = entry.folio();
-            if let Err(failure) = batch
+            match batch
                 .platform
                 .unmap(folio, &mut entry.held, &mut gather, &wait)
             {
-                entry.fail(failure);
+                Ok(()) => base_pages += folio.base_pages(),
+                Err(failure) => {
+                    out_of_memory = failure.why == Why::NoMemory;
+                    entry.fail(failure);
+                }
             }
+        }
+        if base_pages > 0 {
+            batch.work.cut_off_since = Some((base_pages, since));
         }
         batch.part_with_failed();
         Unmapped { batch, gather }
@@ -292,12 +307,21 @@ impl<'p, P: Platform> Batch<'p, P> {
     fn admit(&mut self, index: usize, folio: Folio, locked: Result<P::Held, Failure>, to: P::Tier) {
         match locked {
             Err(failure) => self.work.ended.push((index, Outcome::Stayed(failure))),
-            Ok(held) if self.platform.tier(folio, &held) == to => {
-                let mut released = core::iter::once((folio, held));
-                self.platform.release(&mut released, Place::Source);
-                self.work.ended.push((index, Outcome::AlreadyThere));
+            Ok(held) => {
+                // In the batch at once, so that a platform that panics leaves no lock behind.
+                self.work.entries.push(Entry::new(index, folio, held));
+                self.part_with_last_if_at(to);
             }
-            Ok(held) => self.work.entries.push(Entry::new(index, folio, held)),
+        }
+    }
+
+    fn part_with_last_if_at(&mut self, to: P::Tier) {
+        let platform = &mut *self.platform;
+        let is_there = |entry: &mut Entry<P::Held>| platform.tier(entry.folio(), &entry.held) == to;
+        if let Some(entry) = self.work.entries.pop_if(is_there) {
+            self.work.ended.push((entry.index, Outcome::AlreadyThere));
+            let mut released = core::iter::once((entry.folio(), entry.held));
+            self.platform.release(&mut released, Place::Source);
         }
     }
 
@@ -380,16 +404,16 @@ impl<'p, P: Platform> Copied<'p, P> {
             }
         }
         work.counts.copied_by_cpu += by_cpu;
-        if by_cpu > 0 {
-            work.times.copy += batch.platform.now().saturating_sub(began);
-        }
+        work.times.copy += batch.platform.now().saturating_sub(began);
         batch.part_with_failed();
         batch.step = Step::Remap;
         if !batch.work.entries.is_empty() {
             batch.platform.remap(&mut batch.work.entries);
-            batch.part_with_failed();
         }
+        batch.take_out_failed();
+        // From here on those in the batch have arrived, even if putting back the others panics.
         batch.place = Place::Destination;
+        batch.put_back_leaving();
         batch.end_cut_off();
         Remapped { batch }
     }

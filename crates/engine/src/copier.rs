@@ -17,7 +17,7 @@ pub trait Copier<J>: Sync {
     ///
     /// Both slices have the same length; every answer is [`CopyAnswer::Unconfirmed`] at the start,
     /// and an answer left so means that the copy is not known to have happened. When the call
-    /// returns, the copier touches no byte of any job any more, whatever it answered.
+    /// returns or unwinds, the copier touches no byte of any job any more, whatever it answered.
     fn copy(&self, jobs: &[J], answers: &mut [CopyAnswer]);
 }
 

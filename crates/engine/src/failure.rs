@@ -159,6 +159,9 @@ impl fmt::Display for Failure {
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
+    use alloc::string::ToString;
+
     use super::*;
 
     #[test]
@@ -167,6 +170,15 @@ mod tests {
         assert_eq!(Errno::new(0), None);
         assert_eq!(Errno::new(-1), None);
         assert_eq!(Errno::new(70_000), None);
+    }
+
+    #[test]
+    fn a_failure_says_what_why_and_where() {
+        let failure = Failure::new(Step::Unmap, Why::NotPermitted);
+        assert_eq!(failure.to_string(), "not permitted at Unmap");
+        let failure = failure.with_errno(Errno::new(1));
+        assert_eq!(failure.to_string(), "not permitted at Unmap (errno 1)");
+        assert_eq!(format!("{:?}", failure.errno), "Some(errno 1)");
     }
 
     #[test]

@@ -145,12 +145,16 @@ impl core::error::Error for FolioError {}
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
+    use alloc::string::ToString;
+
     use super::*;
 
     #[test]
     fn a_folio_keeps_its_page_and_order() {
-        for order in 0..=Order::MAX.get() {
-            let order = Order::new(order).unwrap();
+        for raw in 0..=40 {
+            let order = Order::new(raw).unwrap();
+            assert_eq!(order.get(), raw);
             for n in [0, 1, 7] {
                 let folio = Folio::new(n * order.base_pages(), order).unwrap();
                 assert_eq!(folio.page(), n * order.base_pages());
@@ -168,12 +172,31 @@ mod tests {
                 order: Order::HUGE
             })
         );
-        let page = Folio::MAX_PAGE + 1;
+        let page = Folio::MAX_PAGE;
+        let last = Folio::base(page).unwrap();
+        assert_eq!(Folio::new(page, Order::BASE), Ok(last));
+        assert_eq!((last.page(), last.order()), (page, Order::BASE));
+        let page = 1 << 58;
         assert_eq!(
             Folio::new(page, Order::BASE),
             Err(FolioError::OutOfRange { page })
         );
         assert_eq!(Folio::base(page), None);
         assert_eq!(Order::new(41), None);
+    }
+
+    #[test]
+    fn they_say_what_they_are() {
+        let folio = Folio::new(1024, Order::HUGE).unwrap();
+        assert_eq!(format!("{folio:?}"), "folio 1024+512");
+        assert_eq!(format!("{:?}", folio.order()), "order 9");
+        assert_eq!(
+            Folio::new(5, Order::HUGE).unwrap_err().to_string(),
+            "page 5 cannot begin a folio of 512 base pages: it is not a multiple of that"
+        );
+        assert_eq!(
+            Folio::new(1 << 58, Order::BASE).unwrap_err().to_string(),
+            "page 288230376151711744 is above the largest, 288230376151711743"
+        );
     }
 }

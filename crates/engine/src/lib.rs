@@ -31,6 +31,89 @@
 //! makes a batch of exactly one folio, can make one. Both hold the platform by `&mut`, so a thread
 //! cannot open the second batch while it has the first.
 //!
+//! # What does not compile
+//!
+//! This is a batch from its beginning to its end:
+//!
+//! ```
+//! # use transhume_engine::{Copier, Folio, Isolated, Platform, Work};
+//! # fn walk<P: Platform, C: Copier<P::Job>>(
+//! #     platform: &mut P, work: &mut Work<P>, folios: &[(usize, Folio)], to: P::Tier, copier: &C,
+//! # ) -> usize {
+//! let isolated = Isolated::gather(platform, work, folios, to);
+//! let unmapped = isolated.unmap();
+//! let flushed = unmapped.shootdown();
+//! let copied = flushed.copy(copier);
+//! let remapped = copied.remap();
+//! remapped.finish()
+//! # }
+//! ```
+//!
+//! No step can be left out: what is not flushed cannot be copied, what is not copied not remapped.
+//!
+//! ```compile_fail,E0599
+//! # use transhume_engine::{Copier, Platform, Unmapped};
+//! # fn walk<P: Platform, C: Copier<P::Job>>(unmapped: Unmapped<'_, P>, copier: &C) {
+//! let _ = unmapped.copy(copier);
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! # use transhume_engine::{Flushed, Platform};
+//! # fn walk<P: Platform>(flushed: Flushed<'_, P>) {
+//! let _ = flushed.remap();
+//! # }
+//! ```
+//!
+//! None can be made twice:
+//!
+//! ```compile_fail,E0382
+//! # use transhume_engine::{Platform, Unmapped};
+//! # fn walk<P: Platform>(unmapped: Unmapped<'_, P>) {
+//! let _ = unmapped.shootdown();
+//! let _ = unmapped.shootdown();
+//! # }
+//! ```
+//!
+//! A batch has no call that waits for a lock, and the proof that the platform's own wants cannot be
+//! made outside the engine:
+//!
+//! ```compile_fail,E0599
+//! # use transhume_engine::{Folio, Isolated, Platform};
+//! # fn walk<P: Platform>(isolated: &mut Isolated<'_, P>, folio: Folio) {
+//! let _ = isolated.lock(folio);
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0423
+//! # use transhume_engine::{Alone, Folio, Platform};
+//! # fn walk<P: Platform>(platform: &mut P, folio: Folio) {
+//! let _ = platform.lock(folio, &Alone(()));
+//! # }
+//! ```
+//!
+//! No second batch can be opened while there is a first, nor can the platform be used directly:
+//!
+//! ```compile_fail,E0499
+//! # use transhume_engine::{Folio, Isolated, Platform, Work};
+//! # fn walk<P: Platform>(
+//! #     platform: &mut P, work: &mut Work<P>, other: &mut Work<P>, folio: Folio, to: P::Tier,
+//! # ) {
+//! let first = Isolated::gather(platform, work, &[(0, folio)], to);
+//! let second = Isolated::alone(platform, other, 1, folio, to);
+//! drop(first);
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0499
+//! # use transhume_engine::{Folio, Isolated, Platform, Work};
+//! # fn walk<P: Platform>(platform: &mut P, work: &mut Work<P>, folio: Folio, to: P::Tier) {
+//! let first = Isolated::gather(platform, work, &[(0, folio)], to);
+//! let _ = platform.try_lock(folio);
+//! drop(first);
+//! # }
+//! ```
+//!
 //! # Failure
 //!
 //! Failure is per folio. A folio whose step failed leaves the batch at once and is put back; the

@@ -54,12 +54,14 @@ impl StallGovernor {
         self.base_pages
     }
 
-    /// Learns from a batch of `base_pages` that was cut off for `cut_off`.
+    /// Learns from a batch in which `base_pages` were cut off for `cut_off`.
     pub fn observe(&mut self, base_pages: u64, cut_off: Duration) {
         let Some(target) = self.limit.max_stall else {
             return;
         };
-        let (cut_off, target) = (cut_off.as_nanos().max(1), target.as_nanos());
+        // Capped at 584 years, so that no product below overflows.
+        let nanos = |time: Duration| time.as_nanos().min(u128::from(u64::MAX));
+        let (cut_off, target) = (nanos(cut_off), nanos(target));
         if cut_off > target {
             // A tenth below what would just have fitted, so that the next one does.
             let fitting = u128::from(base_pages) * target * 9 / (cut_off * 10);
@@ -67,9 +69,14 @@ impl StallGovernor {
                 .unwrap_or(u64::MAX)
                 .max(1)
                 .min(self.base_pages);
-        } else if cut_off * 4 < target * 3 && base_pages >= self.base_pages {
-            self.base_pages =
-                (self.base_pages + self.base_pages / 8 + 1).min(self.limit.base_pages.get());
+        } else if base_pages > self.base_pages / 2 {
+            // Folios of one size fill more than half of any room. A whole batch would have taken:
+            let whole =
+                cut_off * u128::from(base_pages.max(self.base_pages)) / u128::from(base_pages);
+            if whole * 4 < target * 3 {
+                self.base_pages =
+                    (self.base_pages + self.base_pages / 8 + 1).min(self.limit.base_pages.get());
+            }
         }
     }
 }
@@ -122,6 +129,47 @@ mod tests {
             governor.observe(governor.base_pages(), Duration::ZERO);
         }
         assert_eq!(governor.base_pages(), 512);
+    }
+
+    #[test]
+    fn it_shrinks_in_proportion_and_only_above_the_target() {
+        let target = Duration::from_micros(100);
+        let mut governor = governor(Some(target));
+        governor.observe(16, target);
+        assert_eq!(governor.base_pages(), 16);
+        governor.observe(16, 2 * target);
+        assert_eq!(governor.base_pages(), 7, "a tenth below 8");
+        governor.observe(512, 2 * target);
+        assert_eq!(
+            governor.base_pages(),
+            7,
+            "a large folio alone teaches no growth"
+        );
+    }
+
+    #[test]
+    fn it_grows_from_more_than_half_a_batch_as_if_it_were_whole() {
+        let target = Duration::from_micros(160);
+        let mut half = governor(Some(target));
+        half.observe(8, Duration::from_micros(1));
+        assert_eq!(half.base_pages(), 16, "half is not enough");
+        // Nine pages in 67 us are 16 in 119, just below three quarters; in 68 they are not.
+        half.observe(9, Duration::from_nanos(67_500));
+        assert_eq!(half.base_pages(), 16);
+        half.observe(9, Duration::from_nanos(67_499));
+        assert_eq!(half.base_pages(), 19);
+        // A larger folio alone took that long whatever the room is.
+        half.observe(512, Duration::from_micros(120));
+        assert_eq!(half.base_pages(), 19);
+        half.observe(512, Duration::from_micros(119));
+        assert_eq!(half.base_pages(), 22);
+    }
+
+    #[test]
+    fn no_time_is_too_long_for_it() {
+        let mut governor = governor(Some(Duration::MAX));
+        governor.observe(1 << 58, Duration::MAX);
+        assert_eq!(governor.base_pages(), 16);
     }
 
     #[test]

@@ -100,6 +100,7 @@ where
             );
         }
     }
+    run.settle_duplicates();
     let Run {
         work,
         outcomes,
@@ -178,9 +179,6 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
         let mut batch: Vec<(usize, Folio)> = Vec::new();
         let mut folios: Vec<Folio> = Vec::new();
         let total = retry.as_ref().map_or(self.request.folios.len(), Vec::len);
-        if retry.is_some() {
-            self.work.counts.retries += total as u64;
-        }
         let index_of = |n: usize| retry.as_ref().map_or(n, |list| list[n]);
         let mut next = 0;
         while next < total && self.stopped.is_none() {
@@ -203,9 +201,12 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
                 folios.push(folio);
                 next += 1;
             }
+            if retry.is_some() {
+                self.work.counts.retries += batch.len() as u64;
+            }
             self.platform.provision(&folios, self.request.to);
             self.one_batch(company, &batch);
-            self.learn(base_pages);
+            self.learn();
             self.settle_ended(worth_retrying, &mut left);
         }
         // Folios end in the order in which their steps failed; the next pass keeps the request's.
@@ -232,10 +233,34 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
         }
     }
 
-    fn learn(&mut self, base_pages: u64) {
-        let cut_off = core::mem::take(&mut self.work.last_cut_off);
-        if !cut_off.is_zero() {
+    fn learn(&mut self) {
+        if let Some((base_pages, cut_off)) = self.work.last_cut_off.take() {
             self.governor.observe(base_pages, cut_off);
+        }
+    }
+
+    /// A folio named twice may be at the destination under one name, when its other name was busy
+    /// in the same batch and never came to its turn again.
+    fn settle_duplicates(&mut self) {
+        let folios = &self.request.folios;
+        let mut stayed: Vec<usize> = (0..folios.len())
+            .filter(|&index| matches!(self.outcomes[index], Outcome::Stayed(_)))
+            .collect();
+        if stayed.is_empty() {
+            return;
+        }
+        stayed.sort_unstable_by_key(|&index| folios[index]);
+        for (index, folio) in folios.iter().enumerate() {
+            if matches!(self.outcomes[index], Outcome::Stayed(_)) {
+                continue;
+            }
+            let first = stayed.partition_point(|&other| folios[other] < *folio);
+            for &other in &stayed[first..] {
+                if folios[other] != *folio {
+                    break;
+                }
+                self.outcomes[other] = Outcome::AlreadyThere;
+            }
         }
     }
 

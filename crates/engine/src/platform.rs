@@ -19,7 +19,8 @@ pub trait Platform {
     type Tier: Copy + Eq + core::fmt::Debug;
     /// What the platform keeps for a folio between lock and release: its lock, its reserved frame.
     type Held;
-    /// The ranges that wait for one shootdown.
+    /// The ranges that wait for one shootdown. Made while folios are locked, so making it allocates
+    /// nothing; the platform lends it memory when it gathers the first folio.
     type Gather: Default;
     /// What a copier is handed for one folio.
     type Job;
@@ -95,17 +96,19 @@ pub trait Platform {
 
     /// Makes each folio reachable at its destination, with the right to store as before, and lets
     /// those go on who waited for it. An entry marked as failed must not be reachable at the
-    /// destination.
+    /// destination, nor may any if this call unwinds: they are put back then.
     fn remap(&mut self, entries: &mut [Entry<Self::Held>]);
 
     /// Makes each folio reachable at its source again, with its bytes as they were, and gives up
-    /// its reserved frame. Called for folios at any step, cut off or not; may be called twice.
+    /// its reserved frame. Called for folios at any step before they are reachable at the
+    /// destination, cut off or not, in any order; may be called twice.
     ///
     /// There is no error: a folio must end mapped exactly once, so this does what it takes.
     fn putback(&mut self, entries: &mut [Entry<Self::Held>]);
 
     /// Gives up the locks. The folios are at [`Place::Destination`], and their source frames may be
-    /// reused, or at [`Place::Source`], and everything has been put back.
+    /// reused, or at [`Place::Source`], and everything has been put back. Takes every folio that
+    /// the iterator gives.
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Self::Held)>, at: Place);
 }
 

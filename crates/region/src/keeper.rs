@@ -9,8 +9,10 @@
 //!
 //! 1. The folio is locked: leave a mark in its state, and the holder wakes the thread when it
 //!    unlocks. The thread then faults again if the page is still absent.
-//! 2. The folio is free: lock it, so that nobody cuts it off meanwhile, and ask for a zero page.
-//!    Where the kernel says that there is a page, the fault is an old one: wake its thread.
+//! 2. The folio is free and its page is there: the fault was answered before it was read. Waking
+//!    its thread once more does no harm.
+//! 3. The folio is free and there is no page: lock it, so that nobody cuts it off meanwhile, ask for
+//!    a zero page, unlock it, and wake the thread.
 //!
 //! The mark and the lock are in one word, so no fault falls between the two.
 

@@ -143,11 +143,6 @@ impl FolioTable {
         }
     }
 
-    /// Whether a pin keeps the folio where it is.
-    pub(crate) fn is_pinned(&self, folio: usize) -> bool {
-        self.state[folio].load(Ordering::Relaxed) & PINS != 0
-    }
-
     /// Adds a pin, waiting up to `patience` for a migration of the folio to end.
     pub(crate) fn pin(&self, folio: usize, patience: Duration) -> Result<(), Refused> {
         wait_for(patience, || self.try_pin(folio))

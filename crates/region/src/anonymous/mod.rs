@@ -7,11 +7,12 @@ mod session;
 
 use std::ops::Range;
 
+use transhume_sys::CallError;
 use transhume_sys::advise;
 use transhume_sys::map::Mapping;
 use transhume_sys::numa;
+use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
 use transhume_sys::uffd::{Event, RegisterMode, Uffd, Waiters};
-use transhume_sys::{CallError, Errno};
 
 use self::layout::Layouts;
 use self::pool::FramePool;
@@ -20,7 +21,7 @@ use self::seclusion::Seclusion;
 pub(crate) use self::session::Session;
 use crate::BASE_PAGE;
 use crate::huge::huge_bytes;
-use crate::table::{FaultSeen, FolioTable, Unlocked};
+use crate::table::{FaultSeen, FolioTable, Refused};
 use crate::tier::{PageSize, TierId};
 
 /// The memory of an anonymous region and the frames that wait for it.
@@ -32,6 +33,8 @@ pub(crate) struct Anonymous {
     /// A pool for each node that a tier names; tiers of one node share it.
     pools: Vec<FramePool>,
     pool_of_tier: Vec<usize>,
+    /// Not to be had by a process that has changed its user.
+    pagemap: Option<Pagemap>,
     seclusion: Seclusion,
     layouts: Layouts,
 }
@@ -76,6 +79,7 @@ impl Anonymous {
         let number = |node| distinct.iter().position(|other| other == node).unwrap_or(0);
         Ok(Self {
             uffd,
+            pagemap: Pagemap::open_self().ok(),
             seclusion: Seclusion::new(memory.range()),
             memory,
             page_size,
@@ -131,36 +135,57 @@ impl Anonymous {
         let page = address..address + BASE_PAGE;
         if !memory.contains(&address) {
             // An empty staging slot, which only a stray pointer can have met.
-            self.fill_with_zeros(page);
+            self.fill_with_zeros(page.clone());
+            self.wake(page);
             return;
         }
         let index = (address - memory.start) / self.page_size.bytes();
         while table.see_fault(index) == FaultSeen::Free {
-            if table.try_lock(index).is_err() {
-                if table.is_pinned(index) {
-                    // Nobody migrates a pinned folio, so there is nothing to lock out.
-                    self.fill_with_zeros(page);
-                    return;
+            // Most faults that are read late were answered when their page came back.
+            if self.is_present(&page) {
+                break;
+            }
+            match table.try_lock(index) {
+                Ok(()) => {
+                    self.fill_with_zeros(page.clone());
+                    // The thread is woken below, when nobody finds the folio busy any more.
+                    let _ = table.unlock(index);
+                    break;
                 }
-                continue;
+                // Nobody migrates a pinned folio, so there is nobody to lock out.
+                Err(Refused::Pinned) => {
+                    self.fill_with_zeros(page.clone());
+                    break;
+                }
+                Err(Refused::Locked) => {}
             }
-            self.fill_with_zeros(page.clone());
-            if table.unlock(index) == Unlocked::FaultWaits {
-                self.wake(page);
-            }
-            return;
+        }
+        if table.see_fault(index) == FaultSeen::Free {
+            self.wake(page);
         }
     }
 
+    /// Whether there is a page. What cannot be told counts as no: then the kernel is asked for zeros,
+    /// which it refuses where there is one.
+    fn is_present(&self, page: &Range<usize>) -> bool {
+        let present = Categories::PRESENT;
+        let args = ScanArgs {
+            all_of: present,
+            report: present,
+            ..ScanArgs::default()
+        };
+        let mut found = [PageRegion::default(); 1];
+        let scan = self
+            .pagemap
+            .as_ref()
+            .map(|map| map.scan(page.clone(), &args, &mut found));
+        scan.is_some_and(|scan| scan.is_ok_and(|scan| scan.regions > 0))
+    }
+
+    /// Asks for zeros and wakes nobody. Where there is a page, where memory is short or where the
+    /// address space is changing the kernel refuses; the thread faults again when it is woken.
     fn fill_with_zeros(&self, page: Range<usize>) {
-        let filled = self.uffd.zeropage(page.clone(), Waiters::Wake);
-        match filled.stopped {
-            None => {}
-            // There is a page: the fault was answered before it was read.
-            Some(Errno::EXIST) => self.wake(page),
-            // Short of memory, or the address space is changing: the thread faults again.
-            Some(_) => self.wake(page),
-        }
+        let _ = self.uffd.zeropage(page, Waiters::LeaveAsleep);
     }
 
     /// Lets the threads try again that wait for these addresses. A wake that fails has nobody to

@@ -1,0 +1,70 @@
+//! What is measured.
+
+use std::time::Duration;
+
+use transhume_copy::SharedCopier;
+use transhume_region::{PageSize, Pins};
+
+use crate::args::Backing;
+
+/// The table that a cell belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    Flush,
+    Copy,
+    Batch,
+}
+
+impl Table {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Flush => "flush",
+            Self::Copy => "copy",
+            Self::Batch => "batch",
+        }
+    }
+}
+
+/// One variant: pages of a region migrated in one way.
+#[derive(Clone)]
+pub(crate) struct Cell {
+    pub(crate) variant: String,
+    /// Pages in a batch.
+    pub(crate) batch: usize,
+    /// Pages in a request.
+    pub(crate) request: usize,
+    pub(crate) copier: SharedCopier,
+    pub(crate) threads: usize,
+}
+
+/// Variants that take turns on one region.
+#[derive(Clone)]
+pub(crate) struct Group {
+    pub(crate) table: Table,
+    pub(crate) backing: Backing,
+    pub(crate) page_size: PageSize,
+    pub(crate) pages: usize,
+    pub(crate) pins: Pins,
+    pub(crate) cells: Vec<Cell>,
+    /// How long a run lasts at least.
+    pub(crate) run_time: Duration,
+}
+
+impl Group {
+    /// Whether destination frames are used again or fresh from the kernel.
+    pub(crate) fn frames(&self) -> &'static str {
+        match self.pins {
+            Pins::Declared => "pooled",
+            Pins::Undeclared => "fresh",
+        }
+    }
+
+    /// How many runs it takes, each variant `runs` times.
+    pub(crate) fn runs(&self, runs: u32) -> u64 {
+        self.cells.len() as u64 * u64::from(runs)
+    }
+
+    pub(crate) fn largest_batch(&self) -> usize {
+        self.cells.iter().map(|cell| cell.batch).max().unwrap_or(1)
+    }
+}

@@ -1,0 +1,421 @@
+//! Variants take turns on one region, under an application.
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use transhume_copy::RawArea;
+use transhume_region::{BuildError, Options, PageSize, Region, Tier};
+use transhume_sys::shootdown::{Counter, InterruptCounter};
+
+use super::Context;
+use super::cell::{Cell, Group};
+use super::row::{Row, Stalls};
+use crate::args::{Backing, Bench};
+use crate::error::CliError;
+use crate::workload::{self, Seen, Workload};
+
+/// What a group gave.
+pub(crate) struct Outcome {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) notices: Vec<String>,
+    pub(crate) beside: Beside,
+}
+
+/// Memory beyond the pages themselves, after the last run.
+pub(crate) struct Beside {
+    pub(crate) frames: &'static str,
+    pub(crate) page_size: PageSize,
+    pub(crate) region: usize,
+    pub(crate) overhead: usize,
+    pub(crate) batch: usize,
+    /// Bytes that a pool was told to keep, where it was.
+    pub(crate) asked: usize,
+}
+
+/// One run of a variant.
+struct Run {
+    pages: u64,
+    requests: u64,
+    seconds: f64,
+    raw: f64,
+    shootdowns: Option<u64>,
+    ipis: Option<u64>,
+    first_folio_us: f64,
+    stayed: u64,
+    seen: Seen,
+}
+
+pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outcome, CliError> {
+    let (region, pool) = region(group)?;
+    let mut raw = RawArea::allocate(group.pages, group.page_size.bytes())
+        .map_err(|error| CliError::Failed(format!("cannot allocate memory to copy: {error}")))?;
+    workload::fill(region.words());
+    let mut notices = region
+        .notices()
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
+    let cpus = Cpus::divide();
+    let load = Workload::new(args.app_threads.get());
+    let mut runs: Vec<Vec<Run>> = group.cells.iter().map(|_| Vec::new()).collect();
+    let mut last_wrong = 0;
+    let measured = std::thread::scope(|scope| {
+        let threads = (0..args.app_threads.get()).map(|thread| {
+            let (load, words, cpus) = (&load, region.words(), &cpus);
+            scope.spawn(move || {
+                cpus.pin_application(thread);
+                load.run(words, thread)
+            })
+        });
+        let threads = threads.collect::<Vec<_>>();
+        cpus.pin_migrator();
+        let measured = measure(
+            group,
+            args,
+            context,
+            &region,
+            &mut raw,
+            &load,
+            &mut runs,
+            &mut notices,
+        );
+        load.stop();
+        for thread in threads {
+            last_wrong += thread.join().unwrap_or(1);
+        }
+        cpus.unpin();
+        measured
+    });
+    let counter = measured?;
+    let swept = region.words().len();
+    let wrong = last_wrong + workload::sweep(region.words());
+    let rows = group
+        .cells
+        .iter()
+        .zip(&runs)
+        .map(|(cell, runs)| row(group, cell, runs, args, counter.as_deref(), (swept, wrong)));
+    let rows = rows.collect();
+    let beside = Beside {
+        frames: group.frames(),
+        page_size: group.page_size,
+        region: region.len(),
+        overhead: region.usage().overhead_bytes,
+        batch: group.largest_batch() * group.page_size.bytes(),
+        asked: pool,
+    };
+    Ok(Outcome {
+        rows,
+        notices,
+        beside,
+    })
+}
+
+/// Makes the region, and says how many bytes of frames it was told to keep.
+fn region(group: &Group) -> Result<(Region, usize), CliError> {
+    let page = group.page_size.bytes();
+    // Requests of one batch each would otherwise begin with an empty pool every time.
+    let pool = match group.backing {
+        Backing::Anonymous => group.largest_batch() * page,
+        // The slots that a page leaves belong to the other file, which must have its own.
+        _ => group.pages * page,
+    };
+    let tier = |name: &str| match &group.backing {
+        Backing::Anonymous => Tier::node(
+            name,
+            transhume_sys::numa::nodes_with_memory()
+                .ok()
+                .and_then(|nodes| nodes.first().copied())
+                .unwrap_or(0),
+        ),
+        Backing::Memfd => Tier::memfd(name),
+        Backing::Hugetlb => Tier::hugetlb(name),
+        Backing::File(path) if name == "far" => Tier::file(name, path),
+        Backing::File(_) => Tier::memfd(name),
+    };
+    let far = match (&group.backing, transhume_sys::numa::nodes_with_memory()) {
+        // Between two nodes where there are two.
+        (Backing::Anonymous, Ok(nodes)) if nodes.len() > 1 => Tier::node("far", nodes[1]),
+        _ => tier("far"),
+    };
+    let built = Region::builder()
+        .tier(tier("near"))
+        .tier(far)
+        .pages(group.pages)
+        .page_size(group.page_size)
+        .pins(group.pins)
+        .pool_bytes(pool)
+        .build();
+    match built {
+        Ok(region) => Ok((region, pool)),
+        Err(BuildError::System { what, source }) => {
+            Err(CliError::Failed(format!("cannot {what}: {source}")))
+        }
+        Err(refused) => Err(CliError::Refused(refused.to_string())),
+    }
+}
+
+/// Runs the variants by turns; says which counter of shootdowns was used.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "all of them are borrowed parts of one group's state"
+)]
+fn measure(
+    group: &Group,
+    args: &Bench,
+    context: &Context,
+    region: &Region,
+    raw: &mut RawArea,
+    load: &Workload,
+    runs: &mut [Vec<Run>],
+    notices: &mut Vec<String>,
+) -> Result<Option<String>, CliError> {
+    let counter = match Counter::best_for_this_process() {
+        Ok(counter) => {
+            if let Some(because) = counter.because() {
+                notices.push(format!(
+                    "shootdowns are those that arrived on the whole machine ({}), because {because}",
+                    counter.source()
+                ));
+            }
+            Some(counter)
+        }
+        Err(none) => {
+            notices.push(none.to_string());
+            None
+        }
+    };
+    let arrivals = InterruptCounter::open().ok();
+    // Once without counting: pools fill, and threads find their CPUs.
+    for cell in &group.cells {
+        context.check()?;
+        one_run(
+            group,
+            cell,
+            region,
+            raw,
+            load,
+            counter.as_ref(),
+            arrivals.as_ref(),
+            true,
+        )?;
+    }
+    for _ in 0..args.runs {
+        for (cell, runs) in group.cells.iter().zip(&mut *runs) {
+            context.check()?;
+            let size = group.page_size;
+            context
+                .progress
+                .set_message(format!("{} {size} {}", group.table.name(), cell.variant));
+            let counters = (counter.as_ref(), arrivals.as_ref());
+            runs.push(one_run(
+                group, cell, region, raw, load, counters.0, counters.1, false,
+            )?);
+            context.progress.inc(1);
+        }
+    }
+    Ok(counter.map(|counter| counter.source().to_string()))
+}
+
+#[allow(clippy::too_many_arguments, reason = "as above")]
+fn one_run(
+    group: &Group,
+    cell: &Cell,
+    region: &Region,
+    raw: &mut RawArea,
+    load: &Workload,
+    counter: Option<&Counter>,
+    arrivals: Option<&InterruptCounter>,
+    rehearsal: bool,
+) -> Result<Run, CliError> {
+    let run_time = if rehearsal {
+        group.run_time / 8
+    } else {
+        group.run_time
+    };
+    let (mut time, mut bytes) = (std::time::Duration::ZERO, 0_usize);
+    while time < run_time / 2 {
+        let pass = raw.pass(&*cell.copier, cell.batch);
+        time += pass.0;
+        bytes += pass.1;
+    }
+    let raw = bytes as f64 / time.as_secs_f64();
+
+    let limit =
+        NonZeroUsize::new(cell.batch * group.page_size.bytes()).unwrap_or(NonZeroUsize::MIN);
+    let options = Options::new()
+        .limit_bytes(limit)
+        .copier(cell.copier.clone());
+    let (mut pages, mut requests, mut stayed) = (0, 0, 0);
+    let mut first = Vec::new();
+    let mut at = 0;
+    load.take();
+    let shootdowns_before = counter.and_then(|counter| counter.read().ok());
+    let ipis_before = arrivals.and_then(|counter| counter.read().ok());
+    let began = Instant::now();
+    while began.elapsed() < run_time {
+        if at + cell.request > region.pages() {
+            at = 0;
+        }
+        let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
+        let tier = if region.tier_of(at).map_err(refused)? == "near" {
+            "far"
+        } else {
+            "near"
+        };
+        let report = region
+            .migrate(at..at + cell.request, tier, &options)
+            .map_err(refused)?;
+        at += cell.request;
+        requests += 1;
+        pages += report.moved() as u64;
+        stayed += report.stayed().count() as u64;
+        first.extend(
+            report
+                .times
+                .first_folio
+                .map(|first| first.as_secs_f64() * 1e6),
+        );
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let difference = |before: Option<u64>, after: Option<u64>| Some(after?.saturating_sub(before?));
+    Ok(Run {
+        pages,
+        requests,
+        seconds,
+        raw,
+        shootdowns: difference(
+            shootdowns_before,
+            counter.and_then(|counter| counter.read().ok()),
+        ),
+        ipis: difference(
+            ipis_before,
+            arrivals.and_then(|counter| counter.read().ok()),
+        ),
+        first_folio_us: median(first.into_iter()),
+        stayed,
+        seen: load.take(),
+    })
+}
+
+fn row(
+    group: &Group,
+    cell: &Cell,
+    runs: &[Run],
+    args: &Bench,
+    counter: Option<&str>,
+    (swept, wrong): (usize, u64),
+) -> Row {
+    let each = |figure: &dyn Fn(&Run) -> f64| median(runs.iter().map(figure));
+    let maybe = |figure: &dyn Fn(&Run) -> Option<f64>| {
+        let known = runs.iter().filter_map(figure).collect::<Vec<_>>();
+        (!known.is_empty()).then(|| median(known.into_iter()))
+    };
+    let stall =
+        |quantile: f64| each(&|run| run.seen.stalls.value_at_quantile(quantile) as f64 / 1e3);
+    let longest = runs
+        .iter()
+        .map(|run| run.seen.stalls.max())
+        .max()
+        .unwrap_or(0);
+    let pages_per_s = each(&|run| run.pages as f64 / run.seconds);
+    let sum = |count: &dyn Fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
+    let (loads, stores) = (sum(&|run| run.seen.loads), sum(&|run| run.seen.stores));
+    Row {
+        bench: group.table.name(),
+        variant: cell.variant.clone(),
+        backing: group.backing.name(),
+        page_size: group.page_size.to_string(),
+        pages: cell.request,
+        batch: cell.batch,
+        threads: cell.threads,
+        copier: cell.copier.name().to_owned(),
+        frames: group.frames(),
+        runs: args.runs,
+        pages_per_s,
+        bytes_per_s: pages_per_s * group.page_size.bytes() as f64,
+        raw_copy_bytes_per_s: each(&|run| run.raw),
+        shootdowns: maybe(&|run| Some(run.shootdowns? as f64)),
+        shootdowns_per_page: maybe(&|run| Some(run.shootdowns? as f64 / run.pages as f64)),
+        shootdown_counter: counter.map(str::to_owned),
+        ipis_received: maybe(&|run| Some(run.ipis? as f64)),
+        app_ops_per_s: each(&|run| run.seen.operations() as f64 / run.seen.time.as_secs_f64()),
+        stall_us: Stalls {
+            p50: stall(0.5),
+            p99: stall(0.99),
+            p999: stall(0.999),
+            max: longest as f64 / 1e3,
+        },
+        first_folio_us: each(&|run| run.first_folio_us),
+        request_us: each(&|run| run.seconds * 1e6 / run.requests as f64),
+        verified: format!(
+            "{loads} loads and {stores} stores checked by {} application threads, {swept} words swept",
+            args.app_threads
+        ),
+        // A wrong word at the end may be any variant's doing, so it counts against all of them.
+        errors: sum(&|run| run.seen.errors) + sum(&|run| run.stayed) + wrong,
+    }
+}
+
+/// The middle one; of an even number the higher of the two.
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures = figures.collect::<Vec<_>>();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Which CPUs the migrator and the application run on: different ones where there are several.
+struct Cpus {
+    all: Option<CpuSet>,
+    list: Vec<usize>,
+}
+
+impl Cpus {
+    fn divide() -> Self {
+        let all = sched_getaffinity(None).ok();
+        let list = all.as_ref().map_or_else(Vec::new, |set| {
+            (0..CpuSet::MAX_CPU)
+                .filter(|&cpu| set.is_set(cpu))
+                .collect()
+        });
+        Self { all, list }
+    }
+
+    fn pin(&self, place: usize) {
+        if let Some(&cpu) = self.list.get(place) {
+            let mut set = CpuSet::new();
+            set.set(cpu);
+            // Where that is forbidden the scheduler places the thread.
+            let _ = sched_setaffinity(None, &set);
+        }
+    }
+
+    fn pin_migrator(&self) {
+        if self.list.len() > 1 {
+            self.pin(0);
+        }
+    }
+
+    fn pin_application(&self, thread: usize) {
+        if self.list.len() > 1 {
+            self.pin(1 + thread % (self.list.len() - 1));
+        }
+    }
+
+    fn unpin(&self) {
+        if let Some(all) = &self.all {
+            let _ = sched_setaffinity(None, all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < f64::EPSILON);
+        assert!(median(std::iter::empty()).abs() < f64::EPSILON);
+    }
+}

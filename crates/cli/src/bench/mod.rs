@@ -1,0 +1,110 @@
+//! `transhume bench`: live memory migrates in several ways, side by side.
+
+mod cell;
+mod group;
+mod plan;
+mod row;
+mod show;
+mod summary;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::args::Bench;
+use crate::error::CliError;
+use crate::json::Sink;
+use crate::machine::Machine;
+use crate::print;
+use row::Row;
+
+#[derive(Serialize)]
+struct Document<'d> {
+    schema: u32,
+    machine: &'d Machine,
+    notices: &'d [String],
+    results: &'d [Row],
+}
+
+/// What all groups share.
+pub(crate) struct Context {
+    pub(crate) progress: ProgressBar,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Context {
+    pub(crate) fn check(&self) -> Result<(), CliError> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            Err(CliError::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
+    let sink = args.json.as_deref().map(Sink::open).transpose()?;
+    let quiet = sink.as_ref().is_some_and(Sink::is_stdout);
+    let plan = plan::make(args)?;
+    let machine = Machine::here();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
+
+    // It shows itself only where standard error is a terminal.
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left: {wide_msg}");
+    let progress = ProgressBar::new(plan.iter().map(|group| group.runs(args.runs)).sum());
+    progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let context = Context {
+        progress,
+        interrupted,
+    };
+    if !quiet {
+        print(&format!("{}\n\n", machine.describe()))?;
+    }
+
+    let mut rows = Vec::new();
+    let mut notices: Vec<String> = Vec::new();
+    let mut beside = Vec::new();
+    for group in &plan {
+        let result = group::run(group, args, &context)?;
+        for notice in result.notices {
+            if !notices.contains(&notice) {
+                context
+                    .progress
+                    .suspend(|| eprintln!("transhume: note: {notice}"));
+                notices.push(notice);
+            }
+        }
+        beside.push(result.beside);
+        if !quiet {
+            let text = show::group(group, &result.rows);
+            context.progress.suspend(|| print(&text))?;
+        }
+        rows.extend(result.rows);
+    }
+    context.progress.finish_and_clear();
+    if !quiet {
+        print(&summary::lines(&rows, &beside))?;
+    }
+    let errors = rows.iter().map(|row| row.errors).sum::<u64>();
+    if let Some(sink) = sink {
+        let document = Document {
+            schema: 1,
+            machine: &machine,
+            notices: &notices,
+            results: &rows,
+        };
+        sink.write(&document)?;
+    }
+    if errors == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(CliError::Failed(format!(
+        "{errors} errors: memory was wrong, or pages did not arrive"
+    )))
+}

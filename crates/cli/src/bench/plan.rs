@@ -1,0 +1,192 @@
+//! Which variants are measured.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use transhume_copy::{SharedCopier, by_name, engines};
+use transhume_region::{PageSize, Pins};
+use transhume_sys::limits;
+
+use super::cell::{Cell, Group, Table};
+use crate::args::{Backing, Bench, What};
+use crate::error::CliError;
+
+/// All groups that the command line asks for.
+pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
+    let refused = |error: transhume_copy::UnknownCopier| CliError::Refused(error.to_string());
+    let copier = by_name(&args.copier, args.threads).map_err(refused)?;
+    let threads = args.threads.map_or_else(cpus, NonZeroUsize::get);
+    let asks = |what| args.what == What::All || args.what == what;
+    if args.backing == Backing::Hugetlb && args.page_size == Some(PageSize::Base) {
+        return Err(CliError::Refused("hugetlb has pages of 2m only".to_owned()));
+    }
+    let sizes = match (args.page_size, &args.backing) {
+        (Some(size), _) => vec![size],
+        (None, Backing::Hugetlb) => vec![PageSize::Huge],
+        (None, _) => vec![PageSize::Base, PageSize::Huge],
+    };
+
+    let mut groups = Vec::new();
+    for &size in sizes.iter().filter(|_| asks(What::Flush)) {
+        let batches: &[usize] = match size {
+            PageSize::Base => &[1, 8, 32, 128, 512],
+            PageSize::Huge => &[1, 4, 16],
+        };
+        groups.push(batches_of(
+            Table::Flush,
+            args,
+            size,
+            Pins::Declared,
+            batches,
+            &copier,
+        ));
+        if args.backing == Backing::Anonymous {
+            let largest = &batches[batches.len() - 1..];
+            groups.push(batches_of(
+                Table::Flush,
+                args,
+                size,
+                Pins::Undeclared,
+                largest,
+                &copier,
+            ));
+        }
+    }
+    if asks(What::Copy) {
+        let size = args.page_size.unwrap_or(PageSize::Huge);
+        groups.extend(copies(args, size, threads)?);
+    }
+    for &size in sizes.iter().filter(|_| asks(What::Batch)) {
+        let batches: &[usize] = match size {
+            PageSize::Base => &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048],
+            PageSize::Huge => &[1, 2, 4, 8, 16],
+        };
+        groups.push(batches_of(
+            Table::Batch,
+            args,
+            size,
+            Pins::Declared,
+            batches,
+            &copier,
+        ));
+    }
+    for group in &groups {
+        check_memory(group)?;
+    }
+    Ok(groups)
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn pages(args: &Bench, size: PageSize) -> usize {
+    let default = match (size, args.quick) {
+        (PageSize::Base, false) => 16_384,
+        (PageSize::Base, true) => 2048,
+        (PageSize::Huge, false) => 64,
+        (PageSize::Huge, true) => 16,
+    };
+    args.pages.map_or(default, NonZeroUsize::get)
+}
+
+fn run_time(args: &Bench) -> Duration {
+    Duration::from_millis(if args.quick { 8 } else { 60 })
+}
+
+fn group(table: Table, args: &Bench, page_size: PageSize, pins: Pins) -> Group {
+    Group {
+        table,
+        backing: args.backing.clone(),
+        page_size,
+        pages: pages(args, page_size),
+        pins,
+        cells: Vec::new(),
+        run_time: run_time(args),
+    }
+}
+
+/// The whole region by batches of several sizes.
+fn batches_of(
+    table: Table,
+    args: &Bench,
+    page_size: PageSize,
+    pins: Pins,
+    batches: &[usize],
+    copier: &SharedCopier,
+) -> Group {
+    let mut group = group(table, args, page_size, pins);
+    let pages = group.pages;
+    let cell = |&batch: &usize| Cell {
+        variant: if batch == 1 {
+            "one at a time".to_owned()
+        } else {
+            format!("{batch} a batch")
+        },
+        batch,
+        request: pages,
+        copier: SharedCopier::clone(copier),
+        threads: 1,
+    };
+    group.cells = batches
+        .iter()
+        .filter(|&&batch| batch == 1 || batch <= pages)
+        .map(cell)
+        .collect();
+    group
+}
+
+/// One page and sixteen, by each copier ([fast-copy]).
+fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group>, CliError> {
+    let mut copiers: Vec<(SharedCopier, usize)> = Vec::new();
+    let named = |name: &str| {
+        by_name(name, None).map_err(|error| CliError::Failed(format!("copier {name}: {error}")))
+    };
+    for engine in engines() {
+        if engine.available.is_ok() && engine.name != "threads" && engine.name != "streaming" {
+            copiers.push((named(engine.name)?, 1));
+        }
+    }
+    for count in 2..=threads {
+        for inner in ["memcpy", "streaming"] {
+            if let Ok(copier) = by_name(&format!("threads:{count}:{inner}"), None) {
+                copiers.push((copier, count));
+            }
+        }
+    }
+    let counts = match page_size {
+        PageSize::Base => [1, 512],
+        PageSize::Huge => [1, 16],
+    };
+    let mut group = group(Table::Copy, args, page_size, Pins::Declared);
+    for batch in counts.into_iter().filter(|&batch| batch <= group.pages) {
+        for (copier, threads) in &copiers {
+            group.cells.push(Cell {
+                variant: format!("{batch} {}", if batch == 1 { "page" } else { "pages" }),
+                batch,
+                request: batch,
+                copier: SharedCopier::clone(copier),
+                threads: *threads,
+            });
+        }
+    }
+    Ok(vec![group])
+}
+
+/// Refuses what would not fit: the region, its frames, and the areas for the raw rate.
+fn check_memory(group: &Group) -> Result<(), CliError> {
+    let needed = group
+        .pages
+        .checked_mul(group.page_size.bytes())
+        .and_then(|bytes| bytes.checked_mul(4));
+    let available = limits::memory_available().unwrap_or(u64::MAX);
+    match needed.map(u64::try_from) {
+        Some(Ok(needed)) if needed <= available => Ok(()),
+        _ => Err(CliError::Refused(format!(
+            "{} pages of {} need four times their size for a benchmark, more than the {} MiB that are free",
+            group.pages,
+            group.page_size,
+            available >> 20
+        ))),
+    }
+}

@@ -1,0 +1,47 @@
+//! The result of one variant.
+
+use serde::Serialize;
+
+/// Percentiles of how long one access of the application took, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Stalls {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    /// The longest of all runs.
+    pub(crate) max: f64,
+}
+
+/// One row: medians over its runs, but for counts of errors and the longest stall.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) bench: &'static str,
+    pub(crate) variant: String,
+    pub(crate) backing: &'static str,
+    pub(crate) page_size: String,
+    /// Pages of one request.
+    pub(crate) pages: usize,
+    pub(crate) batch: usize,
+    pub(crate) threads: usize,
+    pub(crate) copier: String,
+    /// Whether destination frames were waiting in a pool or fresh from the kernel.
+    pub(crate) frames: &'static str,
+    pub(crate) runs: u32,
+    pub(crate) pages_per_s: f64,
+    pub(crate) bytes_per_s: f64,
+    /// The copier alone, on pages of this size and lists of this length, in the same run.
+    pub(crate) raw_copy_bytes_per_s: f64,
+    /// Of a run: pages moved times shootdowns a page.
+    pub(crate) shootdowns: Option<f64>,
+    pub(crate) shootdowns_per_page: Option<f64>,
+    pub(crate) shootdown_counter: Option<String>,
+    pub(crate) ipis_received: Option<f64>,
+    pub(crate) app_ops_per_s: f64,
+    pub(crate) stall_us: Stalls,
+    /// From the beginning of a request to its first page at the destination.
+    pub(crate) first_folio_us: f64,
+    /// A whole request.
+    pub(crate) request_us: f64,
+    pub(crate) verified: String,
+    pub(crate) errors: u64,
+}

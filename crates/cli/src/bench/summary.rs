@@ -1,0 +1,76 @@
+//! What the figures say against each other.
+
+use transhume_region::PageSize;
+
+use super::group::Beside;
+use super::row::Row;
+
+/// A line for each comparison that the rows allow.
+pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
+    let mut lines = Vec::new();
+    let find = |bench: &str, size: &str, batch: usize| {
+        rows.iter().find(|row| {
+            row.bench == bench
+                && row.page_size == size
+                && row.batch == batch
+                && row.frames == "pooled"
+        })
+    };
+    if let (Some(one), Some(many)) = (find("flush", "4k", 1), find("flush", "4k", 512)) {
+        lines.push(format!(
+            "4k, 512 a batch against one at a time: {:.1} times the pages/s",
+            many.pages_per_s / one.pages_per_s
+        ));
+        if let (Some(before), Some(after)) = (one.shootdowns_per_page, many.shootdowns_per_page) {
+            let change = (after / before - 1.0) * 100.0;
+            lines.push(format!(
+                "the same: shootdowns a page {change:+.2} % ({before:.4} to {after:.4})"
+            ));
+        }
+    }
+    for (size, batch) in [("4k", 512), ("2m", 16)] {
+        if let Some(row) = find("flush", size, batch) {
+            let share = row.bytes_per_s / row.raw_copy_bytes_per_s;
+            lines.push(format!(
+                "{size}, {batch} a batch: {share:.2} of the raw copy rate of {}",
+                row.copier
+            ));
+        }
+    }
+    for batch in [16, 1] {
+        let copies = || {
+            rows.iter()
+                .filter(|row| row.bench == "copy" && row.page_size == "2m" && row.batch == batch)
+        };
+        let best = copies().max_by(|a, b| a.bytes_per_s.total_cmp(&b.bytes_per_s));
+        let base = copies().find(|row| row.copier == "memcpy");
+        if let (Some(best), Some(base)) = (best, base) {
+            lines.push(format!(
+                "2m, {batch} a batch: the best copier, {}, migrates at {:.2} times the rate of memcpy",
+                best.copier,
+                best.bytes_per_s / base.bytes_per_s
+            ));
+        }
+    }
+    for group in beside
+        .iter()
+        .filter(|group| group.page_size == PageSize::Base)
+        .take(2)
+    {
+        let share = group.overhead as f64 * 100.0 / group.region as f64;
+        let pool = group.asked.min(group.overhead) as f64 * 100.0 / group.region as f64;
+        lines.push(format!(
+            "memory beside {} MiB of 4k pages, {} frames: {share:.2} %, of which {pool:.2} % is the pool that \
+             the benchmark asked for (a batch of {} KiB)",
+            group.region >> 20,
+            group.frames,
+            group.batch >> 10
+        ));
+    }
+    let errors = rows.iter().map(|row| row.errors).sum::<u64>();
+    lines.push(match errors {
+        0 => "every row verified by application threads, no errors".to_owned(),
+        errors => format!("ERRORS: {errors}"),
+    });
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,193 @@
+//! While a folio is locked the engine allocates nothing and frees nothing ([batch-deadlock]).
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+use transhume_engine::{
+    Alone, Copier, CopyAnswer, Entry, Failure, Folio, Isolated, Mode, Place, Platform, Request,
+    Step, Wait, Why, Work, migrate,
+};
+
+thread_local! {
+    static LOCKED: Cell<usize> = const { Cell::new(0) };
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+    static WHILE_LOCKED: Cell<usize> = const { Cell::new(0) };
+}
+
+fn note() {
+    ALLOCATED.set(ALLOCATED.get() + 1);
+    if LOCKED.get() > 0 {
+        WHILE_LOCKED.set(WHILE_LOCKED.get() + 1);
+    }
+}
+
+struct Watched;
+
+// SAFETY: Every call goes to the system's allocator as it came; the counters are thread-locals
+// without destructor, which do not allocate.
+unsafe impl GlobalAlloc for Watched {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note();
+        // SAFETY: The caller keeps to the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        note();
+        // SAFETY: The caller got `ptr` from `alloc` with this layout.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static WATCHED: Watched = Watched;
+
+/// A platform that allocates nothing itself; every third folio fails at some step.
+struct Quiet {
+    calls: u64,
+}
+
+impl Quiet {
+    fn fails(&mut self) -> bool {
+        self.calls += 1;
+        self.calls.is_multiple_of(3)
+    }
+
+    fn fail_some<H>(&mut self, entries: &mut [Entry<H>], step: Step) {
+        for entry in entries {
+            if self.fails() {
+                entry.fail(Failure::new(step, Why::Again));
+            }
+        }
+    }
+
+    fn hold(&mut self) -> Result<(), Failure> {
+        if self.fails() {
+            return Err(Failure::new(Step::Lock, Why::Busy));
+        }
+        LOCKED.set(LOCKED.get() + 1);
+        Ok(())
+    }
+}
+
+impl Platform for Quiet {
+    type Tier = bool;
+    type Held = ();
+    type Gather = ();
+    type Job = Folio;
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.calls)
+    }
+
+    fn try_lock(&mut self, _folio: Folio) -> Result<(), Failure> {
+        self.hold()
+    }
+
+    fn lock(&mut self, _folio: Folio, _alone: &Alone) -> Result<(), Failure> {
+        self.hold()
+    }
+
+    fn tier(&self, folio: Folio, (): &()) -> bool {
+        folio.page() % 7 == 3
+    }
+
+    fn reserve(&mut self, entries: &mut [Entry<()>], _to: bool, _wait: &Wait) {
+        self.fail_some(entries, Step::Reserve);
+    }
+
+    fn unmap(
+        &mut self,
+        _folio: Folio,
+        (): &mut (),
+        (): &mut (),
+        _wait: &Wait,
+    ) -> Result<(), Failure> {
+        if self.fails() {
+            return Err(Failure::new(Step::Unmap, Why::Pinned));
+        }
+        Ok(())
+    }
+
+    fn shootdown(&mut self, (): (), entries: &mut [Entry<()>]) {
+        self.fail_some(entries, Step::Shootdown);
+    }
+
+    fn job(&mut self, folio: Folio, (): &mut ()) -> Folio {
+        folio
+    }
+
+    fn copy_on_cpu(&mut self, _folio: Folio, (): &mut ()) -> Result<(), Failure> {
+        if self.fails() {
+            return Err(Failure::new(Step::Copy, Why::CopyFailed));
+        }
+        Ok(())
+    }
+
+    fn remap(&mut self, entries: &mut [Entry<()>]) {
+        self.fail_some(entries, Step::Remap);
+    }
+
+    fn putback(&mut self, _entries: &mut [Entry<()>]) {}
+
+    fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, ())>, _at: Place) {
+        for _ in folios {
+            LOCKED.set(LOCKED.get() - 1);
+        }
+    }
+}
+
+struct EverySecond;
+
+impl Copier<Folio> for EverySecond {
+    fn name(&self) -> &str {
+        "every second"
+    }
+
+    fn copy(&self, _jobs: &[Folio], answers: &mut [CopyAnswer]) {
+        for answer in answers.iter_mut().step_by(2) {
+            *answer = CopyAnswer::Copied;
+        }
+    }
+}
+
+#[test]
+fn nothing_is_allocated_while_a_folio_is_locked() {
+    for mode in [Mode::Async, Mode::Sync] {
+        let folios: Vec<Folio> = (0..2000).filter_map(Folio::base).collect();
+        let request = Request {
+            mode,
+            ..Request::new(folios, true)
+        };
+        let before = ALLOCATED.get();
+        let report = migrate(&mut Quiet { calls: 0 }, &EverySecond, request);
+        assert!(ALLOCATED.get() > before, "the watch sees what is allocated");
+        assert!(report.moved() > 0 && report.already_there() > 0 && report.stayed().count() > 0);
+        assert!(report.counts.copied_by_copier > 0 && report.counts.copied_by_cpu > 0);
+        assert_eq!(report.shootdowns, None, "this platform has no such counter");
+        assert_eq!(LOCKED.get(), 0);
+        assert_eq!(WHILE_LOCKED.get(), 0);
+    }
+}
+
+#[test]
+fn nor_while_one_is_locked_alone() {
+    let mut quiet = Quiet { calls: 0 };
+    for page in 0..50 {
+        let mut work = Work::with_capacity(0);
+        let folio = Folio::base(page).unwrap();
+        let before = ALLOCATED.get();
+        let alone = Isolated::alone(&mut quiet, &mut work, 0, folio, true);
+        assert!(ALLOCATED.get() > before);
+        alone
+            .unmap()
+            .shootdown()
+            .copy(&EverySecond)
+            .remap()
+            .finish();
+        assert_eq!(work.take_ended().count(), 1);
+    }
+    assert_eq!(LOCKED.get(), 0);
+    assert_eq!(WHILE_LOCKED.get(), 0);
+}
