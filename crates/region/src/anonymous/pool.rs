@@ -61,6 +61,8 @@ struct State {
     refused: RunSet,
     staging: RunSet,
     fresh: RunSet,
+    /// Staging slots that were taken: each will come back with a frame, or empty.
+    staged: usize,
     chunks: Vec<Chunk>,
 }
 
@@ -131,10 +133,19 @@ impl FramePool {
         if !self.wanted.load(Ordering::Relaxed) {
             return false;
         }
-        let before = self.frames();
+        let (before, returning) = {
+            let state = self.lock();
+            // What is staged now will be frames of this pool, unless they are released.
+            let returning = match self.source_frames {
+                SourceFrames::Reuse => state.staged,
+                SourceFrames::Release => 0,
+            };
+            (state.full.len(), returning)
+        };
+        let target = self.bound.saturating_sub(returning);
         let step = (REFILL_BYTES / self.page_size.bytes()).max(1);
-        let after = self.stock(self.bound.min(before + step), uffd);
-        let more = before < after && after < self.bound;
+        let after = self.stock(target.min(before + step), uffd);
+        let more = before < after && after < target;
         self.wanted.store(more, Ordering::Relaxed);
         more
     }
@@ -208,10 +219,20 @@ impl FramePool {
 
     /// Takes up to `want` adjacent empty staging slots.
     pub(crate) fn take_staging(&self, want: usize) -> Option<Range<usize>> {
-        self.lock().staging.take(want)
+        let mut state = self.lock();
+        let slots = state.staging.take(want)?;
+        state.staged += slots.len();
+        Some(slots)
     }
 
-    /// Puts slots back that are empty.
+    /// Puts staging slots back that are empty, because their pages did not move away.
+    pub(crate) fn put_staging(&self, slots: Range<usize>) {
+        let mut state = self.lock();
+        state.staged -= slots.len();
+        state.staging.insert(slots);
+    }
+
+    /// Puts slots back whose frames have become pages of the region.
     pub(crate) fn put_empty(&self, slots: Range<usize>) {
         let bytes = self.bytes(&slots);
         let mut state = self.lock();
@@ -233,6 +254,7 @@ impl FramePool {
 
     /// Takes the frames of pages that have moved away, in the slots where they were staged.
     pub(crate) fn retire(&self, slots: Range<usize>) {
+        self.lock().staged -= slots.len();
         match self.source_frames {
             SourceFrames::Release => {
                 self.empty(slots);

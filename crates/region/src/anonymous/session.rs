@@ -545,7 +545,7 @@ impl Platform for Session<'_> {
         let mut staging = Returned::new(if moved {
             FramePool::retire
         } else {
-            FramePool::put_empty
+            FramePool::put_staging
         });
         let mut frames = Returned::new(if moved {
             FramePool::put_empty
