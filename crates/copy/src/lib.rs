@@ -1,11 +1,11 @@
 //! The copiers of Transhume: what moves the bytes of pages under migration.
 //!
-//! A copier is handed (source, destination, length) jobs and answers for each ([offload]). All of
+//! A copier is handed (source, destination, length) jobs and answers for each (\[offload\]). All of
 //! them implement [`transhume_engine::Copier`] over [`CopyJob`], so one can stand for another:
 //!
 //! - [`Memcpy`]: the library's `memcpy`, on the calling thread,
 //! - [`Streaming`]: non-temporal stores, which do not read the destination into the cache first,
-//! - [`Threads`]: a pool of pinned threads, which split one large folio or share many ([fast-copy]).
+//! - [`Threads`]: a pool of pinned threads, which split one large folio or share many (\[fast-copy\]).
 //!
 //! [`registry`] names them for a command line, and says which this machine has.
 //!

@@ -1,4 +1,4 @@
-//! Copies by several threads at once ([fast-copy]).
+//! Copies by several threads at once (\[fast-copy\]).
 
 use std::fmt;
 use std::num::NonZeroUsize;

@@ -29,7 +29,7 @@ use crate::platform::{Alone, Entry, Place, Platform, Wait};
 use crate::report::{Counts, Outcome, Times};
 
 /// The memory that batches work in, kept from one batch to the next: while folios are locked
-/// nothing is allocated ([batch-deadlock]).
+/// nothing is allocated (\[batch-deadlock\]).
 pub struct Work<P: Platform> {
     entries: Vec<Entry<P::Held>>,
     leaving: Vec<Entry<P::Held>>,
@@ -336,7 +336,7 @@ impl<'p, P: Platform> Batch<'p, P> {
 }
 
 impl<'p, P: Platform> Unmapped<'p, P> {
-    /// One shootdown for the whole gather ([batch-flush]).
+    /// One shootdown for the whole gather (\[batch-flush\]).
     pub fn shootdown(self) -> Flushed<'p, P> {
         let Self { mut batch, gather } = self;
         batch.step = Step::Shootdown;
@@ -350,7 +350,7 @@ impl<'p, P: Platform> Unmapped<'p, P> {
 }
 
 impl<'p, P: Platform> Flushed<'p, P> {
-    /// Hands every eligible folio to the copier as one list ([offload]). What the copier does not
+    /// Hands every eligible folio to the copier as one list (\[offload\]). What the copier does not
     /// confirm stays in the batch and is copied by the CPU in the next step.
     pub fn copy<C: Copier<P::Job> + ?Sized>(self, copier: &C) -> Copied<'p, P> {
         let Self { mut batch } = self;

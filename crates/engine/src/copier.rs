@@ -1,4 +1,4 @@
-//! What moves the bytes ([offload], [fast-copy]).
+//! What moves the bytes (\[offload\], \[fast-copy\]).
 //!
 //! A copier knows nothing of pages. It is handed a list of jobs, each a source, a destination and a
 //! length, and answers for each job on its own. What it does not confirm is copied by the CPU in the
@@ -8,7 +8,7 @@
 ///
 /// One call takes the whole list of a batch: the batch holds many folio locks, so a copier must not
 /// wait without a deadline, and must not allocate memory that could make the kernel reclaim
-/// ([batch-deadlock]).
+/// (\[batch-deadlock\]).
 pub trait Copier<J>: Sync {
     /// The name that reports and the command line use, such as `memcpy`.
     fn name(&self) -> &str;

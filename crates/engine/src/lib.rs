@@ -5,7 +5,7 @@
 //! `unsafe`; whoever owns the page tables implements [`Platform`], whoever moves bytes implements
 //! [`Copier`], and [`migrate`] drives both.
 //!
-//! # The pipeline ([batch-flush], [offload])
+//! # The pipeline (\[batch-flush\], \[offload\])
 //!
 //! A batch is a value that walks through types. Each step consumes the one before it, so no step
 //! can be left out or made twice, and putting a batch down early puts every folio back:
@@ -23,7 +23,7 @@
 //! | remap | [`Copied::remap`] | [`Platform::copy_on_cpu`] for what the copier did not confirm, [`Platform::remap`] once a batch |
 //! | report | [`Remapped::finish`] | [`Platform::release`] |
 //!
-//! # The lock rule ([batch-deadlock])
+//! # The lock rule (\[batch-deadlock\])
 //!
 //! While more than one folio lock is held, every further lock is try-lock. The types say so: a
 //! batch of many is made by [`Isolated::gather`], which can only call [`Platform::try_lock`]. The

@@ -14,7 +14,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// 512 base pages: the wait for a batch stays at the level of one huge page ([batch-flush]).
+    /// 512 base pages: the wait for a batch stays at the level of one huge page (\[batch-flush\]).
     pub const DEFAULT_BASE_PAGES: NonZeroU64 = NonZeroU64::new(512).unwrap();
 }
 

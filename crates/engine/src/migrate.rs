@@ -73,7 +73,7 @@ impl<T> Request<T> {
     }
 }
 
-/// Serves a request ([batch-flush]): every folio moves, or stays for a reason that is reported.
+/// Serves a request (\[batch-flush\]): every folio moves, or stays for a reason that is reported.
 ///
 /// There is no error: failure is per folio and stands in the report. When memory runs out, what is
 /// cut off is finished, and then the request stops and [`Report::stopped`] says so.

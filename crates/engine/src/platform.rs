@@ -38,7 +38,7 @@ pub trait Platform {
     /// that [`reserve`](Platform::reserve) need not. What could not be had is found out there.
     fn provision(&mut self, _folios: &[Folio], _to: Self::Tier) {}
 
-    /// Takes the folio's lock if it is free; must not wait for anything ([batch-deadlock]).
+    /// Takes the folio's lock if it is free; must not wait for anything (\[batch-deadlock\]).
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ pub trait Platform {
 
 /// Proof that exactly one folio lock is being taken and none is held, so that waiting is allowed.
 ///
-/// Only the engine makes one, on its path for single folios ([batch-deadlock]).
+/// Only the engine makes one, on its path for single folios (\[batch-deadlock\]).
 #[derive(Debug)]
 pub struct Alone(pub(crate) ());
 

@@ -1,4 +1,4 @@
-//! While a folio is locked the engine allocates nothing and frees nothing ([batch-deadlock]).
+//! While a folio is locked the engine allocates nothing and frees nothing (\[batch-deadlock\]).
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

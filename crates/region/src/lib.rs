@@ -76,3 +76,8 @@ fn folio_at(index: usize, order: Order) -> Option<Folio> {
     let page = u64::try_from(index).ok()?.checked_mul(order.base_pages())?;
     Folio::new(page, order).ok()
 }
+
+/// The README's example, compiled and run with the tests.
+#[doc = include_str!("../../../README.md")]
+#[cfg(doctest)]
+struct Readme;

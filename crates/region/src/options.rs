@@ -139,7 +139,7 @@ impl From<&[usize]> for Pages {
 }
 
 /// How a migration is to go. The default never blocks, cuts off 512 base pages at a time
-/// ([batch-flush]) and uses the region's copier.
+/// (\[batch-flush\]) and uses the region's copier.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Options {

@@ -231,7 +231,7 @@ impl Region {
         &self.notices
     }
 
-    /// Moves pages to the tier of this name, in the way of `options` ([batch-flush]).
+    /// Moves pages to the tier of this name, in the way of `options` (\[batch-flush\]).
     ///
     /// What happened to each page stands in the report; a page that could not be moved is where it
     /// was, with its data. Pages that are there already are left alone.

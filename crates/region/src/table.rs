@@ -1,7 +1,7 @@
 //! Where each folio of a region is, and who holds it.
 //!
 //! One byte of state and one of tier a folio. The state is a lock that threads take by
-//! compare-and-swap and never sleep on while they hold another ([batch-deadlock]), a mark that a
+//! compare-and-swap and never sleep on while they hold another (\[batch-deadlock\]), a mark that a
 //! fault was passed over while the folio was locked, and a count of declared pins.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};

@@ -136,7 +136,7 @@ fn batches_of(
     group
 }
 
-/// One page and sixteen, by each copier ([fast-copy]).
+/// One page and sixteen, by each copier (\[fast-copy\]).
 fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group>, CliError> {
     let mut copiers: Vec<(SharedCopier, usize)> = Vec::new();
     let named = |name: &str| {

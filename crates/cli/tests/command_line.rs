@@ -1,0 +1,365 @@
+//! The program as somebody at a terminal meets it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use libtest_mimic::{Arguments, Trial};
+use serde_json::Value;
+use transhume_sys::uffd::{Allowed, Features, probe};
+
+/// What a test needs of the machine; without it, it is reported as ignored, with the reason.
+#[derive(Clone, Copy)]
+enum Needs {
+    Nothing,
+    Userfaultfd,
+}
+
+impl Needs {
+    fn missing(self) -> Option<String> {
+        match (self, probe(Allowed::ALL_FAULTS)) {
+            (Self::Nothing, _) => None,
+            (Self::Userfaultfd, Err(error)) => Some(error.to_string()),
+            (Self::Userfaultfd, Ok(probe)) => {
+                (!probe.features.contains(Features::MOVE)).then(|| "no UFFDIO_MOVE".to_owned())
+            }
+        }
+    }
+}
+
+fn main() {
+    let cases: [(&str, Needs, fn()); 10] = [
+        (
+            "wrong_words_are_refused",
+            Needs::Nothing,
+            wrong_words_are_refused,
+        ),
+        (
+            "what_cannot_be_is_refused_in_one_line",
+            Needs::Nothing,
+            what_cannot_be_is_refused_in_one_line,
+        ),
+        (
+            "json_that_cannot_be_written_is_refused_before_anything_runs",
+            Needs::Nothing,
+            json_that_cannot_be_written_is_refused_before_anything_runs,
+        ),
+        (
+            "a_refusal_leaves_the_json_file_as_it_was",
+            Needs::Nothing,
+            a_refusal_leaves_the_json_file_as_it_was,
+        ),
+        (
+            "a_file_with_content_is_no_tier",
+            Needs::Userfaultfd,
+            a_file_with_content_is_no_tier,
+        ),
+        ("engines_are_listed", Needs::Nothing, engines_are_listed),
+        (
+            "json_on_standard_output_is_all_there_is",
+            Needs::Userfaultfd,
+            json_on_standard_output_is_all_there_is,
+        ),
+        (
+            "mapped_memory_and_copiers",
+            Needs::Userfaultfd,
+            mapped_memory_and_copiers,
+        ),
+        ("a_table_and_a_file", Needs::Userfaultfd, a_table_and_a_file),
+        (
+            "a_reader_that_goes_away_is_no_panic",
+            Needs::Nothing,
+            a_reader_that_goes_away_is_no_panic,
+        ),
+    ];
+    let trials = cases.map(|(name, needs, run)| match needs.missing() {
+        None => Trial::test(name, move || {
+            run();
+            Ok(())
+        }),
+        Some(reason) => Trial::test(format!("{name}: {reason}"), || Ok(())).with_ignored_flag(true),
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
+}
+
+fn transhume(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_transhume"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Exit code 2, nothing on standard output, and a line that contains `expected`.
+fn refused(args: &[&str], expected: &str) {
+    let output = transhume(args);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
+    assert!(errors.contains(expected), "{args:?}: {errors}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+}
+
+/// As [`refused`], by ourselves and not by the parser of arguments: one line.
+fn refused_in_one_line(args: &[&str], expected: &str) {
+    refused(args, expected);
+    let errors = text(&transhume(args).stderr);
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.starts_with("transhume: "), "{errors}");
+}
+
+fn wrong_words_are_refused() {
+    refused(&["bench", "--threads", "0"], "--threads");
+    refused(&["bench", "--pages", "0"], "--pages");
+    refused(&["bench", "--app-threads", "0"], "--app-threads");
+    refused(&["bench", "--runs", "4"], "4 is not in 5..=1000");
+    refused(&["bench", "--page-size", "8k"], "a page size is 4k or 2m");
+    refused(
+        &["bench", "--backing", "tape"],
+        "a backing is anonymous, memfd, hugetlb or file:PATH",
+    );
+    refused(&["bench", "--backing", "file:"], "a backing is");
+    refused(&["bench", "everything"], "everything");
+    refused(&["bench", "--pages", "-5"], "-5");
+    refused(&["migrate"], "migrate");
+    refused(&[], "Usage");
+}
+
+fn what_cannot_be_is_refused_in_one_line() {
+    refused_in_one_line(
+        &["bench", "--copier", "mempcy"],
+        "no copier is named 'mempcy'; the copiers are",
+    );
+    refused_in_one_line(&["bench", "--copier", "threads:0"], "must be 1 or more");
+    refused_in_one_line(
+        &["bench", "flush", "--pages", "999999999999"],
+        "four times their size",
+    );
+    refused_in_one_line(
+        &["bench", "--backing", "hugetlb", "--page-size", "4k"],
+        "2m only",
+    );
+    let hugetlb = [
+        "bench",
+        "flush",
+        "--backing",
+        "hugetlb",
+        "--pages",
+        "4000",
+        "--quick",
+    ];
+    let errors = text(&transhume(&hugetlb).stderr);
+    assert!(
+        errors.contains("cure: sysctl vm.nr_hugepages=") || errors.contains("four times"),
+        "{errors}"
+    );
+}
+
+fn json_that_cannot_be_written_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent/out.json");
+    let folder = folder.path().to_str().unwrap();
+    refused_in_one_line(
+        &["bench", "--json", absent.to_str().unwrap()],
+        "cannot write JSON to",
+    );
+    refused_in_one_line(&["bench", "--json", folder], "is a directory");
+    refused_in_one_line(&["engines", "--json", folder], "is a directory");
+}
+
+fn a_refusal_leaves_the_json_file_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.json");
+    std::fs::write(&path, "before").unwrap();
+    refused_in_one_line(
+        &["bench", "--copier", "x", "--json", path.to_str().unwrap()],
+        "no copier",
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "before");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "no draft is left"
+    );
+}
+
+fn a_file_with_content_is_no_tier() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("precious");
+    std::fs::write(&path, "precious").unwrap();
+    let backing = format!("file:{}", path.display());
+    let output = transhume(&[
+        "bench",
+        "flush",
+        "--quick",
+        "--page-size",
+        "4k",
+        "--backing",
+        &backing,
+    ]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("is not empty"), "{errors}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+fn engines_are_listed() {
+    let output = transhume(&["engines"]);
+    assert!(output.status.success());
+    let listed = text(&output.stdout);
+    for name in [
+        "memcpy",
+        "streaming",
+        "streaming-avx512",
+        "streaming-avx2",
+        "streaming-sse2",
+        "threads",
+    ] {
+        assert!(listed.contains(name), "{listed}");
+    }
+    let output = transhume(&["engines", "--json", "-"]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["schema"], 1);
+    let engines = document["engines"].as_array().unwrap();
+    assert!(
+        engines
+            .iter()
+            .any(|engine| engine["name"] == "memcpy" && engine["available"] == true)
+    );
+    assert!(
+        engines
+            .iter()
+            .all(|engine| !engine["detail"].as_str().unwrap().is_empty())
+    );
+}
+
+fn check_row(row: &Value) {
+    for key in [
+        "bench",
+        "variant",
+        "backing",
+        "page_size",
+        "copier",
+        "verified",
+        "frames",
+    ] {
+        assert!(row[key].is_string(), "{key}: {row}");
+    }
+    for key in ["pages", "batch", "threads", "errors", "runs"] {
+        assert!(row[key].is_u64(), "{key}: {row}");
+    }
+    for key in [
+        "pages_per_s",
+        "bytes_per_s",
+        "raw_copy_bytes_per_s",
+        "app_ops_per_s",
+        "first_folio_us",
+    ] {
+        assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
+    }
+    for key in ["shootdowns", "shootdowns_per_page", "ipis_received"] {
+        assert!(row[key].is_number() || row[key].is_null(), "{key}: {row}");
+    }
+    assert!(
+        row["shootdown_counter"].is_string() || row["shootdowns"].is_null(),
+        "{row}"
+    );
+    for key in ["p50", "p99", "p999", "max"] {
+        assert!(row["stall_us"][key].is_number(), "{key}: {row}");
+    }
+    assert_eq!(row["errors"], 0, "{row}");
+    assert!(row["runs"].as_u64() >= Some(5));
+}
+
+fn rows(args: &[&str]) -> Vec<Value> {
+    let output = transhume(args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["schema"], 1);
+    assert!(document["machine"]["kernel"].is_string());
+    let rows = document["results"].as_array().unwrap().clone();
+    rows.iter().for_each(check_row);
+    rows
+}
+
+fn json_on_standard_output_is_all_there_is() {
+    let rows = rows(&[
+        "bench",
+        "flush",
+        "--quick",
+        "--page-size",
+        "4k",
+        "--json",
+        "-",
+    ]);
+    let batches = rows
+        .iter()
+        .filter(|row| row["frames"] == "pooled")
+        .map(|row| row["batch"].as_u64().unwrap());
+    assert_eq!(batches.collect::<Vec<_>>(), [1, 8, 32, 128, 512]);
+    assert!(rows.iter().any(|row| row["frames"] == "fresh"));
+}
+
+fn mapped_memory_and_copiers() {
+    let memfd = [
+        "bench",
+        "flush",
+        "--quick",
+        "--page-size",
+        "4k",
+        "--backing",
+        "memfd",
+        "--json",
+        "-",
+    ];
+    rows(&memfd);
+    let copy = ["bench", "copy", "--quick", "--threads", "2", "--json", "-"];
+    let rows = rows(&copy);
+    assert!(
+        rows.iter()
+            .any(|row| row["copier"] == "threads:2:memcpy" && row["batch"] == 16)
+    );
+}
+
+fn a_table_and_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.json");
+    let json = path.to_str().unwrap();
+    let output = transhume(&[
+        "bench",
+        "flush",
+        "--quick",
+        "--page-size",
+        "4k",
+        "--json",
+        json,
+    ]);
+    assert!(output.status.success());
+    let shown = text(&output.stdout);
+    for expected in [
+        "one at a time",
+        "512 a batch",
+        "times the pages/s",
+        "no errors",
+    ] {
+        assert!(shown.contains(expected), "{shown}");
+    }
+    let document: Value =
+        serde_json::from_str(&std::fs::read_to_string(Path::new(json)).unwrap()).unwrap();
+    assert!(!document["results"].as_array().unwrap().is_empty());
+}
+
+fn a_reader_that_goes_away_is_no_panic() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_transhume"))
+        .arg("engines")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!text(&output.stderr).contains("panicked"));
+}
