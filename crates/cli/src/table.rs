@@ -20,19 +20,11 @@ pub(crate) struct Column {
     pub(crate) cells: Vec<String>,
 }
 
-impl Column {
-    fn width(&self) -> usize {
-        let lines = self.header.lines().map(|line| line.chars().count());
-        let cells = self.cells.iter().map(|cell| cell.chars().count());
-        // A space on either side, and a line between.
-        lines.chain(cells).max().unwrap_or(0) + 2
-    }
-}
-
 /// A table of figures in `width` characters: columns are left out until it fits, and it says which.
 pub(crate) fn figures(mut columns: Vec<Column>, width: usize) -> String {
     let mut left_out = Vec::new();
-    while columns.iter().map(Column::width).sum::<usize>() > width {
+    let mut text = draw(&columns);
+    while text.lines().any(|line| line.chars().count() > width) {
         let last = columns
             .iter()
             .enumerate()
@@ -41,10 +33,21 @@ pub(crate) fn figures(mut columns: Vec<Column>, width: usize) -> String {
             Some((at, column)) if column.rank > 0 => {
                 left_out.push(column.header.replace('\n', " "));
                 columns.remove(at);
+                text = draw(&columns);
             }
             _ => break,
         }
     }
+    if !left_out.is_empty() {
+        left_out.reverse();
+        let line = format!("no room for: {}", left_out.join(", "));
+        text.push_str(&fold(&line, width));
+        text.push('\n');
+    }
+    text
+}
+
+fn draw(columns: &[Column]) -> String {
     let mut table = Table::new();
     table.load_preset("     ──            ");
     table.set_content_arrangement(ContentArrangement::Disabled);
@@ -56,37 +59,22 @@ pub(crate) fn figures(mut columns: Vec<Column>, width: usize) -> String {
         .unwrap_or(0);
     for row in 0..rows {
         table.add_row(columns.iter().map(|column| {
-            let alignment = if column.rank == 0 {
+            let text = column.cells.get(row).map_or("", String::as_str);
+            let left = column.rank == 0;
+            let alignment = if left {
                 CellAlignment::Left
             } else {
                 CellAlignment::Right
             };
-            Cell::new(column.cells.get(row).map_or("", String::as_str)).set_alignment(alignment)
+            Cell::new(text).set_alignment(alignment)
         }));
     }
-    let mut text = format!("{table}\n");
-    if !left_out.is_empty() {
-        left_out.reverse();
-        text.push_str(&wrap(" no room for:", &left_out, width));
-    }
-    text
+    format!("{}\n", table.trim_fmt())
 }
 
-/// Words after a beginning, in lines of up to `width` characters.
-fn wrap(beginning: &str, words: &[String], width: usize) -> String {
-    let mut text = beginning.to_owned();
-    let mut length = beginning.chars().count();
-    for (n, word) in words.iter().enumerate() {
-        let comma = if n + 1 < words.len() { "," } else { "" };
-        let added = word.chars().count() + 1 + comma.len();
-        if length + added > width {
-            text.push('\n');
-            length = 0;
-        }
-        text.push_str(&format!(" {word}{comma}"));
-        length += added;
-    }
-    text + "\n"
+/// Text in lines of up to `width` characters.
+pub(crate) fn fold(text: &str, width: usize) -> String {
+    textwrap::fill(text, width)
 }
 
 /// The width of the terminal, or 120 characters where standard output is none.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use transhume_copy::Memcpy;
 use transhume_sys::CallError;
+use transhume_sys::limits::{self, ThpMode};
 use transhume_sys::numa;
 
 use crate::anonymous::{Anonymous, Plan, SourceFrames};
@@ -129,6 +130,7 @@ impl Builder {
                     let used = if files.is_empty() { pages } else { 0 };
                     files.push(FileTier::open(tier, self.page_size, slots, used, pooled)?);
                 }
+                self.notice_small_shared_pages(&mut notices);
                 let memory = Mapped::create(uffd, self.page_size, pages, files);
                 Backing::Mapped(memory.map_err(allocation)?)
             }
@@ -251,6 +253,21 @@ impl Builder {
             nodes.push(node);
         }
         Ok(nodes)
+    }
+
+    fn notice_small_shared_pages(&self, notices: &mut Vec<Notice>) {
+        let memfd = self.tiers.iter().any(|tier| tier.place == Place::Memfd);
+        let shmem = limits::thp().ok().and_then(|thp| thp.shmem);
+        if self.page_size == PageSize::Huge
+            && memfd
+            && matches!(shmem, Some(ThpMode::Never | ThpMode::Deny))
+        {
+            notices.push(Notice {
+                what: "the memfd's pages of 2 MiB are made of base pages".to_owned(),
+                cure: "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled, or hugetlb"
+                    .to_owned(),
+            });
+        }
     }
 
     fn notice_missing_huge_pages(&self, memory: &Anonymous, notices: &mut Vec<Notice>) {

@@ -182,6 +182,9 @@ impl Drop for Mapping {
 
 /// Maps a range of a file, shared, to read and write, over what is mapped at `range`.
 ///
+/// No huge pages are set aside for it: on hugetlbfs, populate what will be touched, or a touch of
+/// an empty pool ends in `SIGBUS`.
+///
 /// The new mapping is not registered with any userfaultfd.
 ///
 /// # Safety
@@ -202,7 +205,7 @@ pub unsafe fn map_file_fixed(
     offset: u64,
 ) -> Result<(), CallError> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
-    let flags = MapFlags::SHARED | MapFlags::FIXED;
+    let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
     hook::whole(Call::MmapFixed)
         // SAFETY: the caller gives up what is there.
         .and_then(|()| unsafe {

@@ -19,6 +19,7 @@ use crate::error::CliError;
 use crate::json::Sink;
 use crate::machine::Machine;
 use crate::print;
+use crate::table::{fold, width};
 use row::Row;
 
 #[derive(Serialize)]
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
         interrupted,
     };
     if !quiet {
-        print(&format!("{}\n\n", machine.describe()))?;
+        print(&format!("{}\n\n", fold(&machine.describe(), width())))?;
     }
 
     let mut rows = Vec::new();
@@ -89,7 +90,10 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
     }
     context.progress.finish_and_clear();
     if !quiet {
-        print(&summary::lines(&rows, &beside))?;
+        print(&format!(
+            "{}\n",
+            fold(&summary::lines(&rows, &beside), width())
+        ))?;
     }
     let errors = rows.iter().map(|row| row.errors).sum::<u64>();
     if let Some(sink) = sink {

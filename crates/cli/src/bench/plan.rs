@@ -6,6 +6,7 @@ use std::time::Duration;
 use transhume_copy::{SharedCopier, by_name, engines};
 use transhume_region::{PageSize, Pins};
 use transhume_sys::limits;
+use transhume_sys::map::HUGE_PAGE;
 
 use super::cell::{Cell, Group, Table};
 use crate::args::{Backing, Bench, What};
@@ -175,6 +176,19 @@ fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group
 
 /// Refuses what would not fit: the region, its frames, and the areas for the raw rate.
 fn check_memory(group: &Group) -> Result<(), CliError> {
+    if group.backing == Backing::Hugetlb {
+        let pool = limits::hugetlb_pool(HUGE_PAGE).unwrap_or_default();
+        // Each page needs a place to go to.
+        let needed = group.pages.saturating_mul(2);
+        if pool.free < needed {
+            let cure = (pool.total - pool.free).saturating_add(needed);
+            return Err(CliError::Refused(format!(
+                "{} pages of hugetlb need {needed} free huge pages of 2 MiB, there are {}; cure: \
+                 sysctl vm.nr_hugepages={cure}, or fewer --pages",
+                group.pages, pool.free
+            )));
+        }
+    }
     let needed = group
         .pages
         .checked_mul(group.page_size.bytes())

@@ -2,7 +2,7 @@
 
 use super::cell::{Group, Table};
 use super::row::Row;
-use crate::table::{Column, figures, short, width};
+use crate::table::{Column, figures, fold, short, width};
 
 pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
     let what = match group.table {
@@ -11,13 +11,15 @@ pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
         Table::Batch => "batch: what a batch's size costs and gains",
     };
     let title = format!(
-        "{what}; {} pages of {}, {}, {} frames\n",
+        "{what}; {} pages of {}, {}, {} frames",
         group.pages,
         group.page_size,
         group.backing.name(),
         group.frames(),
     );
-    format!("{title}{}\n", figures(columns(group.table, rows), width()))
+    let width = width();
+    let table = figures(columns(group.table, rows), width);
+    format!("{}\n{table}\n", fold(&title, width))
 }
 
 fn columns(table: Table, rows: &[Row]) -> Vec<Column> {

@@ -72,5 +72,5 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
         0 => "every row verified by application threads, no errors".to_owned(),
         errors => format!("ERRORS: {errors}"),
     });
-    lines.join("\n") + "\n"
+    lines.join("\n")
 }
