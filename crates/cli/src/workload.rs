@@ -77,6 +77,7 @@ pub(crate) struct Workload {
     /// Grows whenever the threads are to hand over what they have seen.
     window: AtomicUsize,
     stop: AtomicBool,
+    pause: AtomicBool,
     handed: Mutex<Vec<Seen>>,
     arrived: AtomicUsize,
 }
@@ -87,6 +88,7 @@ impl Workload {
             threads,
             window: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            pause: AtomicBool::new(false),
             handed: Mutex::default(),
             arrived: AtomicUsize::new(0),
         }
@@ -106,6 +108,10 @@ impl Workload {
             let took = u64::try_from((now - before).as_nanos()).unwrap_or(u64::MAX);
             herd.seen.stalls.saturating_record(took.max(1));
             before = now;
+            while self.pause.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_micros(100));
+                before = Instant::now();
+            }
             if self.window.load(Ordering::Relaxed) != window {
                 window = self.window.load(Ordering::Acquire);
                 let mut seen = std::mem::replace(&mut herd.seen, Seen::nothing());
@@ -144,6 +150,16 @@ impl Workload {
             let _ = sum.stalls.add(&seen.stalls);
         }
         sum
+    }
+
+    /// Lets the threads sleep while `work` is done.
+    pub(crate) fn while_paused<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.pause.store(true, Ordering::Relaxed);
+        // Long enough for an access under way to end and its thread to see the flag.
+        std::thread::sleep(Duration::from_millis(1));
+        let done = work();
+        self.pause.store(false, Ordering::Relaxed);
+        done
     }
 
     pub(crate) fn stop(&self) {

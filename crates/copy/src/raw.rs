@@ -33,30 +33,35 @@ where
     (took, confirmed.map(|(job, _)| job.bytes()).sum())
 }
 
-/// Two areas of memory between which copiers are timed: made of pages of one size, all allocated,
-/// and walked through from end to end, so that what is copied is as cold as the area is large.
+/// Memory in which copiers are timed under the conditions of a migration: made of pages of one size,
+/// all allocated, and walked through from end to end. Each list is copied over what the list before
+/// was copied from, as a migration's frames are the ones that the batch before has left. So sources
+/// are as cold as the area is large, and destinations as warm as frames that were just read.
 #[derive(Debug)]
 pub struct RawArea {
-    from: Area,
-    to: Area,
+    area: Area,
     unit: usize,
     at: usize,
     answers: Vec<CopyAnswer>,
 }
 
 impl RawArea {
-    /// Allocates twice `units` units of `unit` bytes: huge pages if `unit` is 2 MiB or more.
+    /// Allocates `units` units of `unit` bytes: huge pages if `unit` is 2 MiB or more. Lists can be
+    /// as long as half of them.
     ///
     /// # Errors
     ///
     /// What the system says when there is not so much memory.
     pub fn allocate(units: usize, unit: usize) -> io::Result<Self> {
-        let bytes = units.max(1) * unit.max(1);
-        let area = || Area::allocate(bytes, unit >= HUGE_PAGE);
+        let unit = unit.max(1);
+        let bytes = units
+            .max(2)
+            .checked_mul(unit)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let area = Area::allocate(bytes, unit >= HUGE_PAGE)?;
         Ok(Self {
-            from: area()?,
-            to: area()?,
-            unit: unit.max(1),
+            area,
+            unit,
             at: 0,
             answers: Vec::new(),
         })
@@ -67,22 +72,20 @@ impl RawArea {
     where
         C: Copier<CopyJob> + ?Sized,
     {
-        let units = self.from.bytes / self.unit;
-        let count = count.min(units);
-        if self.at + count > units {
-            self.at = 0;
-        }
+        let units = self.area.bytes / self.unit;
+        let count = count.clamp(1, units / 2);
+        // Lists begin at multiples of their length, so that source and destination are two lists.
+        let lists = units / count;
+        let from = (self.at.div_ceil(count) + 1) % lists * count;
+        let to = (from / count + lists - 1) % lists * count;
+        self.at = from;
+        let place = |n: usize| self.area.start.wrapping_add(n * self.unit);
         let job = |n: usize| {
-            let offset = n * self.unit;
-            let (from, to) = (
-                self.from.start.wrapping_add(offset),
-                self.to.start.wrapping_add(offset),
-            );
-            // SAFETY: both areas have this unit, nobody else uses them, and they outlive the call.
-            unsafe { CopyJob::new(from, to, self.unit) }
+            // SAFETY: the area has both units, they are different, nobody else uses the area, and
+            // it outlives the call.
+            unsafe { CopyJob::new(place(from + n), place(to + n), self.unit) }
         };
-        let jobs = (self.at..self.at + count).map(job).collect::<Vec<_>>();
-        self.at += count;
+        let jobs = (0..count).map(job).collect::<Vec<_>>();
         copy_once(copier, &jobs, &mut self.answers)
     }
 }
@@ -146,6 +149,8 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(area.pass(&Memcpy, 2).1, 8192);
         }
-        assert_eq!(area.pass(&Memcpy, 99).1, 5 * 4096);
+        assert_eq!(area.pass(&Memcpy, 1).1, 4096);
+        assert_eq!(area.pass(&Memcpy, 99).1, 2 * 4096);
+        assert!(RawArea::allocate(usize::MAX, 2).is_err());
     }
 }

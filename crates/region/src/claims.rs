@@ -143,6 +143,7 @@ mod tests {
         );
         table.set_tier(0, TierId(1));
         table.set_tier(1, TierId(1));
+        table.count_moved(TierId(0), TierId(1), 2);
         assert_eq!(
             claim(4..8, 1).unwrap_err(),
             Refused::Full { used: 4, asked: 4 }

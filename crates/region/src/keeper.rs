@@ -23,7 +23,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+/// How long events wait while pages migrate. Nearly all of them are faults on pages that are cut off,
+/// which need no answer, and waking for each would cost the application and the migrator more.
+const REST: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// What the thread does for its region.
 pub(crate) trait Keep: Send + Sync + 'static {
@@ -31,6 +42,8 @@ pub(crate) trait Keep: Send + Sync + 'static {
     fn events(&self) -> impl AsFd;
     /// Reads and answers all events there are.
     fn answer(&self);
+    /// Whether the next events, should there be any, can wait for [`REST`].
+    fn can_wait(&self) -> bool;
     /// Fills pools by a little; says whether there is more to do.
     fn refill(&self) -> bool;
 }
@@ -100,27 +113,27 @@ impl Drop for Keeper {
 
 fn keep<K: Keep>(region: &K, bell: &Bell) {
     let mut more = false;
+    let mut rests = false;
     loop {
         let events = region.events();
         let mut fds = [
-            PollFd::new(&events, PollFlags::IN),
             PollFd::new(&bell.wake, PollFlags::IN),
+            PollFd::new(&events, PollFlags::IN),
         ];
-        let now = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
+        let (fds, patience) = match (rests, more) {
+            (true, false) => (&mut fds[..1], Some(&REST)),
+            (_, true) => (&mut fds[..], Some(&NOW)),
+            (false, false) => (&mut fds[..], None),
         };
-        if poll(&mut fds, more.then_some(&now)).is_err() {
+        if poll(fds, patience).is_err() {
             // Interrupted, or short of memory: the next round finds what there is.
             std::thread::sleep(Duration::from_micros(100));
         }
-        let (event, rung) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-        if event {
-            region.answer();
-        }
-        if rung {
+        if !fds[0].revents().is_empty() {
             let _ = rustix::io::read(&bell.wake, &mut [0u8; 8]);
         }
+        region.answer();
+        rests = region.can_wait();
         if bell.stop.load(Ordering::Relaxed) {
             return;
         }

@@ -65,6 +65,9 @@ use transhume_engine::Order;
 /// The size of a base page.
 const BASE_PAGE: usize = 4096;
 
+/// What one page table of base pages maps, which is also the size of a huge page.
+const TABLE_BYTES: usize = 2 << 20;
+
 /// The number of a folio in its region, counted in folios.
 fn index_of(folio: Folio) -> usize {
     // A folio of this region was made from such a number.

@@ -104,6 +104,14 @@ impl Keep for Core {
         }
     }
 
+    fn can_wait(&self) -> bool {
+        match &self.backing {
+            Backing::Anonymous(memory) => memory.is_migrating(),
+            // A migrator waits for its remap event to be read.
+            Backing::Mapped(_) => false,
+        }
+    }
+
     fn refill(&self) -> bool {
         match &self.backing {
             Backing::Anonymous(memory) => memory.refill(),

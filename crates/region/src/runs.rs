@@ -54,6 +54,25 @@ impl RunSet {
         self.take_at(start, want)
     }
 
+    /// Takes `want` adjacent numbers that begin at `phase` beyond a multiple of `modulus`; if there
+    /// are none such, what [`take`](Self::take) finds.
+    pub(crate) fn take_in_phase(
+        &mut self,
+        want: usize,
+        phase: usize,
+        modulus: usize,
+    ) -> Option<Range<usize>> {
+        let in_phase = |(&start, &end): (&usize, &usize)| {
+            let behind = start % modulus;
+            let first = start + (phase % modulus + modulus - behind) % modulus;
+            (first + want <= end).then_some(first)
+        };
+        match self.runs.iter().find_map(in_phase) {
+            Some(start) => self.take_at(start, want),
+            None => self.take(want),
+        }
+    }
+
     /// Takes up to `want` adjacent numbers that begin with `start`; `None` if `start` is not in the
     /// set.
     pub(crate) fn take_at(&mut self, start: usize, want: usize) -> Option<Range<usize>> {
@@ -128,6 +147,22 @@ mod tests {
         assert_eq!(set.take(4), Some(20..24));
         assert_eq!(set.take(64), Some(0..10));
         assert_eq!(set.take(1), None);
+    }
+
+    #[test]
+    fn in_phase_if_possible() {
+        let mut set = RunSet::default();
+        set.insert(3..30);
+        assert_eq!(set.take_in_phase(8, 0, 8), Some(8..16));
+        assert_eq!(set.take_in_phase(4, 20, 8), Some(4..8));
+        assert_eq!(set.take_in_phase(6, 0, 8), Some(16..22));
+        assert_eq!(set.take_in_phase(5, 0, 8), Some(24..29));
+        assert_eq!(
+            set.take_in_phase(9, 0, 8),
+            Some(22..24),
+            "none in phase is so long"
+        );
+        assert_eq!(set.take_in_phase(0, 0, 8), None);
     }
 
     proptest! {

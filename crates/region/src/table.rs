@@ -81,11 +81,16 @@ impl FolioTable {
         TierId(self.tier[folio].load(Ordering::Relaxed))
     }
 
-    /// Records where a folio is; its lock must be held.
+    /// Records where a folio is; its lock must be held. Whoever does so for many counts them by
+    /// [`count_moved`](Self::count_moved) afterwards.
     pub(crate) fn set_tier(&self, folio: usize, tier: TierId) {
-        let before = self.tier[folio].swap(tier.0, Ordering::Relaxed);
-        self.population[usize::from(before)].fetch_sub(1, Ordering::Relaxed);
-        self.population[tier.index()].fetch_add(1, Ordering::Relaxed);
+        self.tier[folio].store(tier.0, Ordering::Relaxed);
+    }
+
+    /// Counts folios that have changed their tier.
+    pub(crate) fn count_moved(&self, from: TierId, to: TierId, folios: usize) {
+        self.population[from.index()].fetch_sub(folios, Ordering::Relaxed);
+        self.population[to.index()].fetch_add(folios, Ordering::Relaxed);
     }
 
     pub(crate) fn try_lock(&self, folio: usize) -> Result<(), Refused> {
@@ -175,6 +180,45 @@ impl FolioTable {
     }
 }
 
+/// Counts moved folios while they come from one tier and go to one.
+#[derive(Debug)]
+pub(crate) struct Tally<'t> {
+    table: &'t FolioTable,
+    run: Option<(TierId, TierId, usize)>,
+}
+
+impl<'t> Tally<'t> {
+    pub(crate) fn new(table: &'t FolioTable) -> Self {
+        Self { table, run: None }
+    }
+
+    /// Records that a folio has moved.
+    pub(crate) fn moved(&mut self, folio: usize, from: TierId, to: TierId) {
+        self.table.set_tier(folio, to);
+        match &mut self.run {
+            Some((same_from, same_to, count)) if (*same_from, *same_to) == (from, to) => {
+                *count += 1
+            }
+            _ => {
+                self.flush();
+                self.run = Some((from, to, 1));
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some((from, to, count)) = self.run.take() {
+            self.table.count_moved(from, to, count);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 /// Tries until it succeeds or `patience` has passed: batches are short, so it sleeps little.
 fn wait_for(
     patience: Duration,
@@ -245,10 +289,11 @@ mod tests {
         let table = table();
         table.set_tier(1, TierId(1));
         table.set_tier(2, TierId(1));
-        table.set_tier(2, TierId(0));
+        table.count_moved(TierId(0), TierId(1), 2);
+        assert_eq!((table.tier(0), table.tier(2)), (TierId(0), TierId(1)));
         assert_eq!(
             (table.population(TierId(0)), table.population(TierId(1))),
-            (3, 1)
+            (2, 2)
         );
     }
 

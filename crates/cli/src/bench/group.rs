@@ -1,7 +1,7 @@
 //! Variants take turns on one region, under an application.
 
 use std::num::NonZeroUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use transhume_copy::RawArea;
@@ -39,6 +39,7 @@ struct Run {
     requests: u64,
     seconds: f64,
     raw: f64,
+    raw_alone: f64,
     shootdowns: Option<u64>,
     ipis: Option<u64>,
     first_folio_us: f64,
@@ -48,8 +49,11 @@ struct Run {
 
 pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outcome, CliError> {
     let (region, pool) = region(group)?;
-    let mut raw = RawArea::allocate(group.pages, group.page_size.bytes())
-        .map_err(|error| CliError::Failed(format!("cannot allocate memory to copy: {error}")))?;
+    let mut raw = RawArea::allocate(
+        group.pages.max(2 * group.largest_batch()),
+        group.page_size.bytes(),
+    )
+    .map_err(|error| CliError::Failed(format!("cannot allocate memory to copy: {error}")))?;
     workload::fill(region.words());
     let mut notices = region
         .notices()
@@ -233,13 +237,18 @@ fn one_run(
     } else {
         group.run_time
     };
-    let (mut time, mut bytes) = (std::time::Duration::ZERO, 0_usize);
-    while time < run_time / 2 {
-        let pass = raw.pass(&*cell.copier, cell.batch);
-        time += pass.0;
-        bytes += pass.1;
-    }
-    let raw = bytes as f64 / time.as_secs_f64();
+    let mut rate = || {
+        let (mut time, mut bytes) = (Duration::ZERO, 0_usize);
+        while time < run_time / 4 {
+            let pass = raw.pass(&*cell.copier, cell.batch);
+            time += pass.0;
+            bytes += pass.1;
+        }
+        bytes as f64 / time.as_secs_f64()
+    };
+    let raw = rate();
+    // In a migration the application waits some of the time, so the limit is between the two.
+    let raw_alone = load.while_paused(rate);
 
     let limit =
         NonZeroUsize::new(cell.batch * group.page_size.bytes()).unwrap_or(NonZeroUsize::MIN);
@@ -284,6 +293,7 @@ fn one_run(
         requests,
         seconds,
         raw,
+        raw_alone,
         shootdowns: difference(
             shootdowns_before,
             counter.and_then(|counter| counter.read().ok()),
@@ -335,6 +345,7 @@ fn row(
         pages_per_s,
         bytes_per_s: pages_per_s * group.page_size.bytes() as f64,
         raw_copy_bytes_per_s: each(&|run| run.raw),
+        raw_copy_alone_bytes_per_s: each(&|run| run.raw_alone),
         shootdowns: maybe(&|run| Some(run.shootdowns? as f64)),
         shootdowns_per_page: maybe(&|run| Some(run.shootdowns? as f64 / run.pages as f64)),
         shootdown_counter: counter.map(str::to_owned),

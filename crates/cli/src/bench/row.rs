@@ -29,8 +29,11 @@ pub(crate) struct Row {
     pub(crate) runs: u32,
     pub(crate) pages_per_s: f64,
     pub(crate) bytes_per_s: f64,
-    /// The copier alone, on pages of this size and lists of this length, in the same run.
+    /// The copier by itself, on pages of this size and lists of this length, in the same run and
+    /// under the same application.
     pub(crate) raw_copy_bytes_per_s: f64,
+    /// The same while the application sleeps: what the machine gives one copier at most.
+    pub(crate) raw_copy_alone_bytes_per_s: f64,
     /// Of a run: pages moved times shootdowns a page.
     pub(crate) shootdowns: Option<f64>,
     pub(crate) shootdowns_per_page: Option<f64>,

@@ -57,6 +57,9 @@ fn columns(table: Table, rows: &[Row]) -> Vec<Column> {
     columns.push(column("raw copy\nGB/s", 3, &|row| {
         giga(row.raw_copy_bytes_per_s)
     }));
+    columns.push(column("alone\nGB/s", 8, &|row| {
+        giga(row.raw_copy_alone_bytes_per_s)
+    }));
     columns.push(column("shootdowns\na page", 3, &|row| {
         row.shootdowns_per_page
             .map_or_else(unknown, |figure| format!("{figure:.4}"))

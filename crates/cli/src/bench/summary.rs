@@ -30,10 +30,13 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
     }
     for (size, batch) in [("4k", 512), ("2m", 16)] {
         if let Some(row) = find("flush", size, batch) {
-            let share = row.bytes_per_s / row.raw_copy_bytes_per_s;
+            let share = |raw: f64| row.bytes_per_s / raw;
             lines.push(format!(
-                "{size}, {batch} a batch: {share:.2} of the raw copy rate of {}",
-                row.copier
+                "{size}, {batch} a batch: {:.2} of the raw copy rate of {} under the same application, {:.2} \
+                 of the rate that it has alone",
+                share(row.raw_copy_bytes_per_s),
+                row.copier,
+                share(row.raw_copy_alone_bytes_per_s)
             ));
         }
     }

@@ -6,6 +6,7 @@ mod seclusion;
 mod session;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use transhume_sys::CallError;
 use transhume_sys::advise;
@@ -19,10 +20,10 @@ use self::pool::FramePool;
 pub(crate) use self::pool::SourceFrames;
 use self::seclusion::Seclusion;
 pub(crate) use self::session::Session;
-use crate::BASE_PAGE;
 use crate::huge::huge_bytes;
 use crate::table::{FaultSeen, FolioTable, Refused};
 use crate::tier::{PageSize, TierId};
+use crate::{BASE_PAGE, TABLE_BYTES};
 
 /// The memory of an anonymous region and the frames that wait for it.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Anonymous {
     pagemap: Option<Pagemap>,
     seclusion: Seclusion,
     layouts: Layouts,
+    /// Requests under way.
+    sessions: AtomicUsize,
 }
 
 /// What an anonymous region is made of.
@@ -61,7 +64,7 @@ impl Anonymous {
             source_frames,
             pooled,
         } = *plan;
-        let memory = Mapping::reserve_aligned(pages * page_size.bytes(), page_size.bytes())?;
+        let memory = Mapping::reserve_aligned(pages * page_size.bytes(), TABLE_BYTES)?;
         advise::advise(memory.range(), page_size.advice())?;
         {
             // The policy is the thread's and not the mapping's: pages that come back later are
@@ -86,6 +89,7 @@ impl Anonymous {
             pools: distinct.iter().map(pool).collect(),
             pool_of_tier: nodes.iter().map(number).collect(),
             layouts: Layouts::default(),
+            sessions: AtomicUsize::new(0),
         })
     }
 
@@ -111,6 +115,11 @@ impl Anonymous {
     pub(crate) fn refill(&self) -> bool {
         let more = self.pools.iter().map(|pool| pool.refill(&self.uffd));
         more.fold(false, std::ops::BitOr::bitor)
+    }
+
+    /// Whether requests are under way, whose faults need no answer.
+    pub(crate) fn is_migrating(&self) -> bool {
+        self.sessions.load(Ordering::Relaxed) > 0
     }
 
     /// Answers the faults that have been reported; see [`keeper`](crate::keeper).

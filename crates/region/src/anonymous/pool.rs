@@ -21,6 +21,7 @@ use transhume_sys::map::Mapping;
 use transhume_sys::uffd::{RegisterMode, Uffd};
 
 use super::place_on;
+use crate::TABLE_BYTES;
 
 use crate::runs::RunSet;
 use crate::tier::PageSize;
@@ -123,9 +124,21 @@ impl FramePool {
         self.bound + self.leave.load(Ordering::Relaxed)
     }
 
-    /// Marks the pool as one that frames are taken from, to be filled in the background.
-    pub(crate) fn want(&self) {
-        self.wanted.store(true, Ordering::Relaxed);
+    /// Marks the pool as one that frames are taken from; says whether it should be filled now.
+    pub(crate) fn want(&self) -> bool {
+        let state = self.lock();
+        let short = state.full.len() < self.target(&state);
+        self.wanted.store(short, Ordering::Relaxed);
+        short
+    }
+
+    /// How many frames should wait: what is staged now will be some of them, unless it is released.
+    fn target(&self, state: &State) -> usize {
+        let returning = match self.source_frames {
+            SourceFrames::Reuse => state.staged,
+            SourceFrames::Release => 0,
+        };
+        self.bound.saturating_sub(returning)
     }
 
     /// Fills a wanted pool by a little, up to its bound; says whether there is more to do.
@@ -133,16 +146,10 @@ impl FramePool {
         if !self.wanted.load(Ordering::Relaxed) {
             return false;
         }
-        let (before, returning) = {
+        let (before, target) = {
             let state = self.lock();
-            // What is staged now will be frames of this pool, unless they are released.
-            let returning = match self.source_frames {
-                SourceFrames::Reuse => state.staged,
-                SourceFrames::Release => 0,
-            };
-            (state.full.len(), returning)
+            (state.full.len(), self.target(&state))
         };
-        let target = self.bound.saturating_sub(returning);
         let step = (REFILL_BYTES / self.page_size.bytes()).max(1);
         let after = self.stock(target.min(before + step), uffd);
         let more = before < after && after < target;
@@ -212,15 +219,27 @@ impl FramePool {
             .is_ok()
     }
 
-    /// Takes up to `want` adjacent frames.
-    pub(crate) fn take_frames(&self, want: usize) -> Option<Range<usize>> {
-        self.lock().full.take(want)
+    /// Takes up to `want` adjacent frames, which suit a run of pages that begins with page number
+    /// `beside` of the address space.
+    pub(crate) fn take_frames(&self, want: usize, beside: usize) -> Option<Range<usize>> {
+        self.lock()
+            .full
+            .take_in_phase(want, beside, self.pages_per_table())
     }
 
-    /// Takes up to `want` adjacent empty staging slots.
-    pub(crate) fn take_staging(&self, want: usize) -> Option<Range<usize>> {
+    /// The kernel moves, and flushes, one page table at a time, so a run should cross from one to
+    /// the next where its slots do.
+    fn pages_per_table(&self) -> usize {
+        (TABLE_BYTES / self.page_size.bytes()).max(1)
+    }
+
+    /// Takes up to `want` adjacent empty staging slots, which suit a run of pages that begins with
+    /// page number `beside` of the address space.
+    pub(crate) fn take_staging(&self, want: usize, beside: usize) -> Option<Range<usize>> {
         let mut state = self.lock();
-        let slots = state.staging.take(want)?;
+        let slots = state
+            .staging
+            .take_in_phase(want, beside, self.pages_per_table())?;
         state.staged += slots.len();
         Some(slots)
     }
@@ -311,9 +330,11 @@ impl FramePool {
         uffd: &Uffd,
     ) -> Result<(), CallError> {
         let page = self.page_size.bytes();
+        // Room for a run in any phase.
+        let slots = slots.next_multiple_of(self.pages_per_table()) + self.pages_per_table();
         let slots = slots.max(CHUNK_BYTES / page);
         // One slot more than is used keeps runs of slots from reaching into the next mapping.
-        let mapping = Mapping::reserve_aligned((slots + 1) * page, page)?;
+        let mapping = Mapping::reserve_aligned((slots + 1) * page, TABLE_BYTES)?;
         // A child of a fork would share the frames, and shared ones cannot be moved.
         advise::advise(mapping.range(), Advice::DontFork)?;
         advise::advise(mapping.range(), self.page_size.advice())?;

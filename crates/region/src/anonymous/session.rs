@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use transhume_copy::{CopyJob, Memcpy};
@@ -34,7 +35,7 @@ use super::pool::FramePool;
 use super::seclusion::Secluded;
 use crate::failure::{LOCK_PATIENCE, failed, refused, why};
 use crate::keeper::Keeper;
-use crate::table::{FolioTable, Unlocked};
+use crate::table::{FolioTable, Tally, Unlocked};
 use crate::tier::TierId;
 use crate::walk::{Stopped, Walk};
 use crate::{BASE_PAGE, index_of};
@@ -100,6 +101,7 @@ impl<'r> Session<'r> {
         for pool in &memory.pools {
             pool.grant(batch);
         }
+        memory.sessions.fetch_add(1, Ordering::Relaxed);
         Self {
             memory,
             table,
@@ -306,14 +308,16 @@ impl<'r> Session<'r> {
         let Some(first) = run.first() else { return };
         let source = self.pool(first.held.from);
         let target = self.pool(to);
+        // The number of the run's first page in the address space.
+        let beside = self.address(&first.held) / self.page();
         give_slots(
             run,
-            |want| source.take_staging(want),
+            |want, at| source.take_staging(want, beside + at),
             |held, slot| held.staging = slot,
         );
         give_slots(
             run,
-            |want| target.take_frames(want),
+            |want, at| target.take_frames(want, beside + at),
             |held, slot| held.frame = slot,
         );
         for entry in run.iter_mut() {
@@ -345,14 +349,17 @@ impl<'r> Session<'r> {
     }
 }
 
-/// Hands out slots to a run of folios, as many side by side as `take` finds at a time.
+/// Hands out slots to a run of folios, as many side by side as `take` finds at a time for what is
+/// left of the run from some place on.
 fn give_slots(
     run: &mut [Entry<Held>],
-    mut take: impl FnMut(usize) -> Option<Range<usize>>,
+    mut take: impl FnMut(usize, usize) -> Option<Range<usize>>,
     mut give: impl FnMut(&mut Held, Option<NonZeroUsize>),
 ) {
     let mut rest = run;
-    while let Some(slots) = take(rest.len()) {
+    let mut at = 0;
+    while let Some(slots) = take(rest.len(), at) {
+        at += slots.len();
         let (now, later) = rest.split_at_mut(slots.len());
         for (entry, slot) in now.iter_mut().zip(slots) {
             give(&mut entry.held, NonZeroUsize::new(slot));
@@ -436,8 +443,9 @@ impl Platform for Session<'_> {
         for run in runs {
             self.reserve_run(run, to);
         }
-        self.pool(to).want();
-        self.keeper.refill();
+        if self.pool(to).want() {
+            self.keeper.refill();
+        }
     }
 
     fn unmap(
@@ -542,6 +550,7 @@ impl Platform for Session<'_> {
 
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
         let moved = at == Place::Destination;
+        let mut tally = Tally::new(self.table);
         let mut staging = Returned::new(if moved {
             FramePool::retire
         } else {
@@ -559,7 +568,7 @@ impl Platform for Session<'_> {
             staging.add(self.pool(held.from), held.staging);
             frames.add(self.pool(held.to), held.frame);
             if moved {
-                self.table.set_tier(held.index, held.to);
+                tally.moved(held.index, held.from, held.to);
             }
             if self.table.unlock(held.index) == Unlocked::FaultWaits {
                 // A wake that fails has nobody to wake.
@@ -572,6 +581,7 @@ impl Platform for Session<'_> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
+        self.memory.sessions.fetch_sub(1, Ordering::Relaxed);
         for pool in &self.memory.pools {
             pool.revoke(self.granted);
         }

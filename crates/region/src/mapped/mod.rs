@@ -33,9 +33,10 @@ use transhume_sys::uffd::{RegisterMode, Uffd};
 
 pub(crate) use self::session::Session;
 pub(crate) use self::tier::FileTier;
+use crate::TABLE_BYTES;
 use crate::error::RegionError;
 use crate::runs::RunSet;
-use crate::table::FolioTable;
+use crate::table::{FolioTable, Tally};
 use crate::tier::PageSize;
 
 /// How long a run one blind can cover.
@@ -70,7 +71,7 @@ impl Mapped {
         tiers: Vec<FileTier>,
     ) -> Result<Self, CallError> {
         let page = page_size.bytes();
-        let memory = Mapping::reserve_aligned(pages * page, page)?;
+        let memory = Mapping::reserve_aligned(pages * page, TABLE_BYTES)?;
         // SAFETY: the addresses were just reserved and nothing is there.
         unsafe { map::map_file_fixed(memory.range(), &tiers[0], 0) }?;
         advise::advise(memory.range(), Advice::DontFork)?;
@@ -151,9 +152,10 @@ impl Mapped {
                 .filter(|&right| self.is_seam(table, right))
                 .count()
         };
+        let mut tally = Tally::new(table);
         for session::Arrived { index, tier, slot } in moved {
             let before = seams(index);
-            table.set_tier(index, tier);
+            tally.moved(index, table.tier(index), tier);
             self.slot[index].store(u32::try_from(slot).unwrap_or(u32::MAX), Ordering::Relaxed);
             *mappings = (*mappings + seams(index)).saturating_sub(before);
         }
