@@ -148,7 +148,9 @@ impl<P: Platform> Batch<'_, P> {
     fn end_cut_off(&mut self) {
         if let Some((base_pages, since)) = self.work.cut_off_since.take() {
             let cut_off = self.platform.now().saturating_sub(since);
-            self.work.last_cut_off = Some((base_pages, cut_off));
+            if base_pages > 0 {
+                self.work.last_cut_off = Some((base_pages, cut_off));
+            }
             self.work.times.longest_cut_off = self.work.times.longest_cut_off.max(cut_off);
         }
     }
@@ -344,6 +346,16 @@ impl<'p, P: Platform> Unmapped<'p, P> {
             batch.work.counts.rounds += 1;
             batch.platform.shootdown(gather, &mut batch.work.entries);
             batch.part_with_failed();
+            // Where unmap only gathers, those that failed here never were cut off.
+            let folios = batch
+                .work
+                .entries
+                .iter()
+                .map(|entry| entry.folio().base_pages());
+            let base_pages = folios.sum();
+            if let Some((cut_off, _)) = &mut batch.work.cut_off_since {
+                *cut_off = base_pages;
+            }
         }
         Flushed { batch }
     }

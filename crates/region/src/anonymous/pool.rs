@@ -208,23 +208,28 @@ impl FramePool {
         }
     }
 
-    /// Makes sure that there are `slots` empty staging slots, in one run if the address space
-    /// allows; says whether there are.
-    pub(crate) fn make_staging(&self, slots: usize, uffd: &Uffd) -> bool {
-        let mut state = self.lock();
-        if slots == 0 || state.staging.longest() >= slots {
-            return true;
-        }
-        self.add_chunk(&mut state, Slots::Staging, slots, uffd)
-            .is_ok()
-    }
-
     /// Takes up to `want` adjacent frames, which suit a run of pages that begins with page number
-    /// `beside` of the address space.
-    pub(crate) fn take_frames(&self, want: usize, beside: usize) -> Option<Range<usize>> {
-        self.lock()
-            .full
-            .take_in_phase(want, beside, self.pages_per_table())
+    /// `beside` of the address space; allocates them if none are waiting. `None` if there is no
+    /// memory. May block, so no folio may be locked.
+    pub(crate) fn take_frames(
+        &self,
+        want: usize,
+        beside: usize,
+        uffd: &Uffd,
+    ) -> Option<Range<usize>> {
+        loop {
+            // What is stocked another may take first; then it is stocked again.
+            if self.stock(want, uffd) == 0 {
+                return None;
+            }
+            let frames = self
+                .lock()
+                .full
+                .take_in_phase(want, beside, self.pages_per_table());
+            if frames.is_some() {
+                return frames;
+            }
+        }
     }
 
     /// The kernel moves, and flushes, one page table at a time, so a run should cross from one to
@@ -234,9 +239,18 @@ impl FramePool {
     }
 
     /// Takes up to `want` adjacent empty staging slots, which suit a run of pages that begins with
-    /// page number `beside` of the address space.
-    pub(crate) fn take_staging(&self, want: usize, beside: usize) -> Option<Range<usize>> {
+    /// page number `beside` of the address space. `None` if there are no addresses left.
+    pub(crate) fn take_staging(
+        &self,
+        want: usize,
+        beside: usize,
+        uffd: &Uffd,
+    ) -> Option<Range<usize>> {
         let mut state = self.lock();
+        if state.staging.longest() < want {
+            // Without one, shorter runs will do.
+            let _ = self.add_chunk(&mut state, Slots::Staging, want, uffd);
+        }
         let slots = state
             .staging
             .take_in_phase(want, beside, self.pages_per_table())?;

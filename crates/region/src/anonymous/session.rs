@@ -35,10 +35,11 @@ use super::pool::FramePool;
 use super::seclusion::Secluded;
 use crate::failure::{LOCK_PATIENCE, failed, refused, why};
 use crate::keeper::Keeper;
+use crate::runs::RunSet;
 use crate::table::{FolioTable, Tally, Unlocked};
 use crate::tier::TierId;
 use crate::walk::{Stopped, Walk};
-use crate::{BASE_PAGE, index_of};
+use crate::{BASE_PAGE, TABLE_BYTES, index_of};
 
 /// One request's view of an anonymous region.
 #[derive(Debug)]
@@ -58,6 +59,22 @@ pub(crate) struct Session<'r> {
     /// Whether that is so, once this batch has had reason to look.
     layout_is_right: Option<bool>,
     granted: usize,
+    /// Slots that this batch has taken and not reserved yet.
+    ready: Vec<Ready>,
+}
+
+/// Slots for a run of folios.
+#[derive(Debug)]
+struct Ready {
+    kind: Kind,
+    pool: usize,
+    slots: RunSet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Staging,
+    Frame,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +130,7 @@ impl<'r> Session<'r> {
             layout: memory.layouts.latest(),
             layout_is_right: None,
             granted: batch,
+            ready: Vec::new(),
         }
     }
 
@@ -302,22 +320,73 @@ impl<'r> Session<'r> {
         }
     }
 
-    /// Reserves slots for a run of folios that lie side by side in the region, in as few runs of
-    /// slots as there are.
-    fn reserve_run(&self, run: &mut [Entry<Held>], to: TierId) {
-        let Some(first) = run.first() else { return };
-        let source = self.pool(first.held.from);
-        let target = self.pool(to);
+    /// Takes slots for a run of `folios` from `index` on, as many side by side as there are. What
+    /// cannot be had is missing when it is to be reserved.
+    fn make_ready(&mut self, index: usize, folios: usize, kind: Kind, pool: usize) {
         // The number of the run's first page in the address space.
+        let first = self.memory.memory.range().start / self.page() + index;
+        let (from, uffd) = (&self.memory.pools[pool], &self.memory.uffd);
+        let mut done = 0;
+        while done < folios {
+            let (want, beside) = (folios - done, first + done);
+            let taken = match kind {
+                Kind::Staging => from.take_staging(want, beside, uffd),
+                Kind::Frame => from.take_frames(want, beside, uffd),
+            };
+            let Some(slots) = taken else { return };
+            done += slots.len();
+            self.ready_slots(kind, pool).insert(slots);
+        }
+    }
+
+    fn ready_slots(&mut self, kind: Kind, pool: usize) -> &mut RunSet {
+        let known = self
+            .ready
+            .iter()
+            .position(|ready| ready.kind == kind && ready.pool == pool);
+        let at = known.unwrap_or_else(|| {
+            self.ready.push(Ready {
+                kind,
+                pool,
+                slots: RunSet::default(),
+            });
+            self.ready.len() - 1
+        });
+        &mut self.ready[at].slots
+    }
+
+    /// Puts slots back that were taken and not reserved.
+    fn drop_ready(&mut self) {
+        for Ready { kind, pool, slots } in self.ready.drain(..) {
+            let pool = &self.memory.pools[pool];
+            for run in slots.iter() {
+                match kind {
+                    Kind::Staging => pool.put_staging(run),
+                    Kind::Frame => pool.put_unused(run),
+                }
+            }
+        }
+    }
+
+    /// Reserves slots for a run of folios that lie side by side in the region.
+    fn reserve_run(&mut self, run: &mut [Entry<Held>], to: TierId) {
+        let Some(first) = run.first() else { return };
         let beside = self.address(&first.held) / self.page();
+        let modulus = (TABLE_BYTES / self.page()).max(1);
+        let (source, target) = (
+            self.memory.pool_number(first.held.from),
+            self.memory.pool_number(to),
+        );
+        let staging = self.ready_slots(Kind::Staging, source);
         give_slots(
             run,
-            |want, at| source.take_staging(want, beside + at),
+            |want, at| staging.take_in_phase(want, beside + at, modulus),
             |held, slot| held.staging = slot,
         );
+        let frames = self.ready_slots(Kind::Frame, target);
         give_slots(
             run,
-            |want, at| target.take_frames(want, beside + at),
+            |want, at| frames.take_in_phase(want, beside + at, modulus),
             |held, slot| held.frame = slot,
         );
         for entry in run.iter_mut() {
@@ -394,28 +463,31 @@ impl Platform for Session<'_> {
     fn provision(&mut self, folios: &[Folio], to: TierId) {
         self.layout = self.memory.layouts.latest();
         self.layout_is_right = None;
-        let mut leaving = vec![0; self.memory.pools.len()];
-        let mut arriving = 0;
+        self.drop_ready();
+        let mut leaving = Vec::with_capacity(folios.len());
         for &folio in folios {
             let index = index_of(folio);
             let from = self.table.tier(index);
             if from == to {
                 continue;
             }
-            arriving += 1;
-            leaving[self.memory.pool_number(from)] += 1;
-            if let Some(busy @ Busy::MaybeShared) = self.busy.get_mut(&index) {
+            leaving.push((index, self.memory.pool_number(from)));
+            if let Some(busy) = self.busy.get_mut(&index) {
                 *busy = Busy::Unshared;
-                // A store by nobody: what is shared since a fork becomes ours alone. If that fails
-                // the folio is found busy again.
+                // A store by nobody: what is shared since a fork becomes ours alone. If that fails,
+                // or the process forks again, the folio is found busy again.
                 let address = self.memory.memory.range().start + index * self.page();
                 let _ = advise::populate_write(address..address + self.page());
             }
         }
-        for (pool, &slots) in self.memory.pools.iter().zip(&leaving) {
-            pool.make_staging(slots, &self.memory.uffd);
+        leaving.sort_unstable();
+        leaving.dedup();
+        let target = self.memory.pool_number(to);
+        for run in leaving.chunk_by(|a, b| a.0 + 1 == b.0 && a.1 == b.1) {
+            let (index, source) = run[0];
+            self.make_ready(index, run.len(), Kind::Staging, source);
+            self.make_ready(index, run.len(), Kind::Frame, target);
         }
-        self.pool(to).stock(arriving, &self.memory.uffd);
     }
 
     fn try_lock(&mut self, folio: Folio) -> Result<Held, Failure> {
@@ -582,6 +654,7 @@ impl Platform for Session<'_> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         self.memory.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.drop_ready();
         for pool in &self.memory.pools {
             pool.revoke(self.granted);
         }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::fs::{FlockOperation, flock};
 use transhume_sys::advise::{self, Advice};
@@ -39,6 +39,8 @@ pub(crate) struct FileTier {
     /// Where the copiers reach the slots; no page of the region is reached by it otherwise.
     alias: Mapping,
     slots: Mutex<Slots>,
+    /// Held while slots are out of the sets to give their memory back.
+    trimming: Mutex<()>,
     /// Free slots with memory that are kept while no request is under way.
     bound: usize,
     /// And those that requests under way keep beyond that.
@@ -101,6 +103,7 @@ impl FileTier {
             page,
             alias,
             slots: Mutex::new(Slots::new(capacity, used)),
+            trimming: Mutex::new(()),
             bound,
             leave: AtomicUsize::new(0),
         };
@@ -153,7 +156,12 @@ impl FileTier {
     /// Takes up to `want` adjacent slots, near `hint` if it can, and gives them memory. May block,
     /// so no folio may be locked. `None` if there are no slots or no memory.
     pub(crate) fn take(&self, want: usize, hint: usize) -> Option<Range<usize>> {
-        let (slots, memory) = self.lock().take(want, hint)?;
+        let found = self.lock().take(want, hint);
+        let (slots, memory) = found.or_else(|| {
+            // Those that are being trimmed are free again in a moment.
+            let _trimmed = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+            self.lock().take(want, hint)
+        })?;
         if memory == Memory::Present {
             return Some(slots);
         }
@@ -178,6 +186,12 @@ impl FileTier {
         if self.kind == Kind::Device {
             return;
         }
+        let _trimming = match self.trimming.try_lock() {
+            Ok(trimming) => trimming,
+            Err(TryLockError::Poisoned(trimming)) => trimming.into_inner(),
+            // Whoever is at it goes on until there is no excess.
+            Err(TryLockError::WouldBlock) => return,
+        };
         loop {
             let keep = self.bound + self.leave.load(Ordering::Relaxed);
             let Some(slots) = self.lock().take_excess(keep) else {

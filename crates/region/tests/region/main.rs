@@ -42,7 +42,10 @@ fn main() {
         refusals::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let mut arguments = Arguments::from_args();
+    // A fork in one case shares the pages of all others, which then stay for that reason.
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 fn trial(&Case(name, needs, run): &Case) -> Trial {
