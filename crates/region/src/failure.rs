@@ -1,8 +1,9 @@
-//! From what the kernel says to what the engine reports.
+//! What both backings say to the engine: what the kernel's answers mean, and a copy by the CPU.
 
 use std::time::Duration;
 
-use transhume_engine::{Errno as EngineErrno, Failure, Step, Why};
+use transhume_copy::{CopyJob, Memcpy};
+use transhume_engine::{Copier, CopyAnswer, Errno as EngineErrno, Failure, Step, Why};
 use transhume_sys::Errno;
 
 use crate::table::Refused;
@@ -38,4 +39,14 @@ pub(crate) fn refused(refused: Refused) -> Failure {
             Refused::Pinned => Why::Pinned,
         },
     )
+}
+
+/// Makes one copy on this CPU.
+pub(crate) fn copy_here(job: CopyJob) -> Result<(), Failure> {
+    let mut answer = [CopyAnswer::Unconfirmed];
+    Memcpy.copy(&[job], &mut answer);
+    match answer {
+        [CopyAnswer::Copied] => Ok(()),
+        _ => Err(Failure::new(Step::Copy, Why::CopyFailed)),
+    }
 }

@@ -1,9 +1,11 @@
 //! Anonymous backing: the pages of a region are anonymous memory, its tiers are NUMA nodes.
 
 mod layout;
+mod moves;
 mod pool;
 mod seclusion;
 mod session;
+mod slots;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,17 +4,15 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use transhume_copy::{CopyJob, Memcpy};
-use transhume_engine::{
-    Alone, Copier, CopyAnswer, Entry, Failure, Folio, Place, Platform, Step, Wait, Why,
-};
+use transhume_copy::CopyJob;
+use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Step, Wait, Why};
 use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
 use transhume_sys::map::{self, Source};
 
 use super::Mapped;
 use super::tier::FileTier;
-use crate::failure::{LOCK_PATIENCE, failed, refused, why};
+use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, why};
 use crate::gate::{self, Pass};
 use crate::index_of;
 use crate::table::{FolioTable, Unlocked};
@@ -297,13 +295,7 @@ impl Platform for Session<'_> {
     }
 
     fn copy_on_cpu(&mut self, folio: Folio, held: &mut Held) -> Result<(), Failure> {
-        let job = self.job(folio, held);
-        let mut answer = [CopyAnswer::Unconfirmed];
-        Memcpy.copy(&[job], &mut answer);
-        match answer {
-            [CopyAnswer::Copied] => Ok(()),
-            _ => Err(Failure::new(Step::Copy, Why::CopyFailed)),
-        }
+        copy_here(self.job(folio, held))
     }
 
     fn remap(&mut self, entries: &mut [Entry<Held>]) {
