@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use transhume_engine::{Entry, Step, Why};
-use transhume_sys::Errno;
 use transhume_sys::uffd::{CopyMode, MoveMode};
+use transhume_sys::{Errno, advise};
 
 use super::session::{At, Busy, Held, Session};
 use crate::BASE_PAGE;
@@ -40,7 +40,14 @@ impl Session<'_> {
                     entry.held.at = At::Torn(torn);
                     self.new_cut_off();
                 }
-                let why = self.why_not_out(entry.held.index, errno);
+                let why = if errno == Errno::EXIST {
+                    // What a copy in place of a move has left in the slot.
+                    let slot = self.slot_address(entry.held.staging);
+                    self.empty_slot(slot + torn, self.page() - torn);
+                    Why::Again
+                } else {
+                    self.why_not_out(entry.held.index, errno)
+                };
                 entry.fail(failed(Step::Shootdown, why, errno));
             }
         }
@@ -140,7 +147,10 @@ impl Session<'_> {
                     .copy(to, from, BASE_PAGE, CopyMode::empty())
             };
             match copied.stopped {
-                None => done += copied.done,
+                None => {
+                    done += copied.done;
+                    self.empty_slot(from, copied.done);
+                }
                 // It is there already: an earlier call brought it.
                 Some(Errno::EXIST) => done += BASE_PAGE,
                 Some(_) => {
@@ -149,5 +159,12 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// Empties a slot whose contents are elsewhere. If that fails, it is found out when a page is to
+    /// be moved there, and tried again.
+    fn empty_slot(&self, start: usize, bytes: usize) {
+        // SAFETY: the slot is reserved for a folio of this session, and nobody needs what is there.
+        let _ = unsafe { advise::dont_need(start..start + bytes) };
     }
 }

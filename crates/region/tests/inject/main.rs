@@ -1,0 +1,228 @@
+//! Every system call that a migration makes fails, at every step, in many ways: each folio ends in
+//! one place, is reported truly, and loses no store.
+//!
+//! The stress run goes on with that, with forks and locked memory, for as many seconds as
+//! `TRANSHUME_STRESS_SECONDS` says.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a test"
+)]
+
+#[path = "../region/herd.rs"]
+mod herd;
+mod stress;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use herd::Herd;
+use libtest_mimic::{Arguments, Trial};
+use transhume_region::{Mode, Options, Outcome, PageSize, Pins, Region, Tier, TierId};
+use transhume_sys::inject::{self, Fault, Plan};
+use transhume_sys::uffd::{Allowed, Features, probe};
+use transhume_sys::{Call, Errno};
+
+/// A kind of region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Pooled,
+    Fresh,
+    Huge,
+    Memfd,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::Pooled, Self::Fresh, Self::Huge, Self::Memfd];
+
+    pub(crate) fn region(self) -> Region {
+        let near_and_far = |near, far| Region::builder().tier(near).tier(far);
+        let anonymous = || near_and_far(Tier::node("near", 0), Tier::node("far", 0));
+        match self {
+            Self::Pooled => anonymous().pages(600).pins(Pins::Declared),
+            Self::Fresh => anonymous().pages(600),
+            Self::Huge => anonymous()
+                .pages(4)
+                .page_size(PageSize::Huge)
+                .pins(Pins::Declared),
+            Self::Memfd => near_and_far(Tier::memfd("near"), Tier::memfd("far"))
+                .pages(600)
+                .pins(Pins::Declared),
+        }
+        .build()
+        .unwrap()
+    }
+
+    fn needs(self) -> Features {
+        match self {
+            Self::Memfd => Features::EVENT_REMAP,
+            _ => Features::MOVE,
+        }
+    }
+}
+
+fn main() {
+    let mut trials = Vec::new();
+    for kind in Kind::ALL {
+        for mode in [Mode::Async, Mode::Sync] {
+            let name = format!("inject::{kind:?}_{mode:?}").to_lowercase();
+            trials.push(trial(name, missing(kind), move || {
+                every_call_fails(kind, mode)
+            }));
+        }
+    }
+    let seconds = std::env::var("TRANSHUME_STRESS_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let asked = match seconds {
+        None => Some("set TRANSHUME_STRESS_SECONDS".to_owned()),
+        Some(_) => Kind::ALL.into_iter().find_map(missing),
+    };
+    let seconds = Duration::from_secs(seconds.unwrap_or(0));
+    trials.push(trial("stress".to_owned(), asked, move || {
+        stress::run(seconds)
+    }));
+    let mut arguments = Arguments::from_args();
+    // Faults are armed for the whole process.
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn missing(kind: Kind) -> Option<String> {
+    match probe(Allowed::ALL_FAULTS) {
+        Err(error) => Some(error.to_string()),
+        Ok(probe) if probe.features.contains(kind.needs()) => None,
+        Ok(_) => Some(format!("this kernel has no {:?}", kind.needs())),
+    }
+}
+
+fn trial(name: String, missing: Option<String>, run: impl FnOnce() + Send + 'static) -> Trial {
+    match missing {
+        Some(reason) => Trial::test(format!("{name}: {reason}"), || Ok(())).with_ignored_flag(true),
+        None => Trial::test(name, move || {
+            let _watchdog = Watchdog::start(Duration::from_secs(600));
+            run();
+            Ok(())
+        }),
+    }
+}
+
+/// Ends the process when something waits for ever.
+struct Watchdog(std::sync::mpsc::Sender<()>);
+
+impl Watchdog {
+    fn start(patience: Duration) -> Self {
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if receive.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("nothing has ended for {patience:?}");
+                std::process::abort();
+            }
+        });
+        Self(send)
+    }
+}
+
+/// Checks what a migration says against where the pages are.
+pub(crate) fn check(region: &Region, report: &transhume_region::Report<TierId>, tier: &str) {
+    for folio in report.folios() {
+        let page = (folio.folio.page() / folio.folio.base_pages()) as usize;
+        let there = region.tier_of(page).unwrap() == tier;
+        let says = !matches!(folio.outcome, Outcome::Stayed(_));
+        assert_eq!(there, says, "{folio:?}");
+    }
+}
+
+/// Which calls a whole migration makes, found out by counting.
+fn calls_of(region: &Region) -> Vec<Call> {
+    let before = Call::ALL
+        .iter()
+        .map(|&call| inject::calls(call))
+        .collect::<Vec<_>>();
+    for tier in ["far", "near"] {
+        assert!(
+            region
+                .migrate(.., tier, &Options::new())
+                .unwrap()
+                .is_complete()
+        );
+    }
+    let made = Call::ALL
+        .iter()
+        .zip(before)
+        .filter(|&(&call, before)| inject::calls(call) > before);
+    made.map(|(&call, _)| call).collect()
+}
+
+fn every_call_fails(kind: Kind, mode: Mode) {
+    let region = kind.region();
+    let page = region.page_size().bytes();
+    let calls = calls_of(&region);
+    assert!(!calls.is_empty());
+    herd::fill(&region);
+    let errnos = [
+        Errno::AGAIN,
+        Errno::NOMEM,
+        Errno::BUSY,
+        Errno::INVAL,
+        Errno::PERM,
+        Errno::INTR,
+    ];
+    let mut faults = errnos.map(Fault::Errno).to_vec();
+    for bytes in [page * 3, page * 2 + 4096, 4096] {
+        faults.push(Fault::Partial {
+            bytes,
+            errno: Errno::BUSY,
+        });
+    }
+    let stop = AtomicBool::new(false);
+    let mut fired = 0;
+    let mut round = 0;
+    std::thread::scope(|scope| {
+        let herd = Herd::graze(scope, &region, 1, &stop);
+        for &call in &calls {
+            for &fault in &faults {
+                for (skip, times) in [(0, 1), (1, 1), (0, 3), (2, 2)] {
+                    round += 1;
+                    let tier = region.tiers()[round % 2].name();
+                    let armed = inject::arm(call, Plan { skip, times, fault });
+                    let report = region
+                        .migrate(.., tier, &Options::new().mode(mode))
+                        .unwrap();
+                    fired += u64::from(armed.fired() > 0);
+                    drop(armed);
+                    check(&region, &report, tier);
+                    // Nothing is left locked or lost: what stayed can go now.
+                    let report = region
+                        .migrate(.., tier, &Options::new().mode(Mode::Sync))
+                        .unwrap();
+                    let left = report.stayed().next();
+                    assert!(
+                        left.is_none(),
+                        "after {call:?} {fault:?} {skip} {times}: {left:?}"
+                    );
+                    check(&region, &report, tier);
+                }
+            }
+        }
+        assert!(herd.gather() > 0);
+    });
+    assert!(fired > calls.len() as u64, "the faults were met");
+    herd::sweep(region.words());
+    let usage = region.usage();
+    assert!(usage.mappings == 1, "{usage:?}");
+    // A batch that was interrupted leaves no frames behind.
+    assert!(
+        usage.pooled_bytes <= region.len() / 64 + (4 << 20),
+        "{usage:?}"
+    );
+    println!(
+        "{kind:?} {mode:?}: {} calls, {fired} faults met of {round}",
+        calls.len()
+    );
+    stop.store(true, Ordering::Relaxed);
+}
