@@ -114,6 +114,17 @@ impl FolioTable {
         }
     }
 
+    /// Takes the lock to answer a fault, whether or not the folio is pinned: a pin keeps migrators
+    /// away, and this keeps away those that begin when the pin is gone.
+    pub(crate) fn try_lock_for_fault(&self, folio: usize) -> Result<(), Refused> {
+        let before = self.state[folio].fetch_or(LOCKED, Ordering::Acquire);
+        if before & LOCKED == 0 {
+            Ok(())
+        } else {
+            Err(Refused::Locked)
+        }
+    }
+
     /// Takes the lock, and waits for it up to `patience`. Only for a thread that holds no other.
     pub(crate) fn lock(&self, folio: usize, patience: Duration) -> Result<(), Refused> {
         wait_for(patience, || self.try_lock(folio))
@@ -279,7 +290,11 @@ mod tests {
         table.pin(3, Duration::ZERO).unwrap();
         table.unpin(3);
         assert_eq!(table.try_lock(3), Err(Refused::Pinned));
+        assert_eq!(table.try_lock_for_fault(3), Ok(()));
+        assert_eq!(table.try_lock_for_fault(3), Err(Refused::Locked));
         table.unpin(3);
+        assert_eq!(table.try_lock(3), Err(Refused::Locked));
+        assert_eq!(table.unlock(3), Unlocked::Quietly);
         assert_eq!(table.try_lock(3), Ok(()));
         assert_eq!(table.pin(3, Duration::ZERO), Err(Refused::Locked));
     }

@@ -14,6 +14,8 @@ pub(crate) struct Walk {
     end: usize,
     at: usize,
     again: u32,
+    /// The next call takes one folio only.
+    alone: bool,
 }
 
 /// A folio that could not be done, and how much of it was.
@@ -34,12 +36,15 @@ impl Walk {
             end: folios * page,
             at: 0,
             again: 0,
+            alone: false,
         }
     }
 
     /// The bytes to do next, counted from the start of the run; `None` at its end.
     pub(crate) fn rest(&self) -> Option<Range<usize>> {
-        (self.at < self.end).then_some(self.at..self.end)
+        let next = (self.at / self.page + 1) * self.page;
+        let end = if self.alone { next } else { self.end };
+        (self.at < self.end).then_some(self.at..end)
     }
 
     /// Records how far a call over [`rest`](Self::rest) came: the folios that are now done, and the
@@ -49,10 +54,17 @@ impl Walk {
         self.at = (self.at + progress.done).min(self.end);
         let done = first..self.at / self.page;
         let Some(errno) = progress.stopped else {
+            // What follows may go together again.
+            self.alone = false;
             return (done, None);
         };
         if progress.done > 0 {
             self.again = 0;
+        }
+        // Where a run reaches over two mappings the kernel refuses it whole: one by one they go.
+        if errno == Errno::INVAL && !self.alone && self.end - self.at > self.page {
+            self.alone = true;
+            return (done, None);
         }
         if self.at == self.end {
             return (done, None);
@@ -121,6 +133,30 @@ mod tests {
         );
         assert_eq!(walk.rest(), Some(13..20));
         assert_eq!(walk.record(Progress::complete(7)), (1..2, None));
+    }
+
+    #[test]
+    fn a_run_that_is_refused_whole_goes_one_by_one() {
+        let mut walk = Walk::over(3, 10);
+        assert_eq!(
+            walk.record(Progress::partial(0, Errno::INVAL)),
+            (0..0, None)
+        );
+        assert_eq!(walk.rest(), Some(0..10));
+        assert_eq!(walk.record(Progress::complete(10)), (0..1, None));
+        assert_eq!(walk.rest(), Some(10..30));
+        assert_eq!(
+            walk.record(Progress::partial(0, Errno::INVAL)),
+            (1..1, None)
+        );
+        let (done, stopped) = walk.record(Progress::partial(0, Errno::INVAL));
+        assert_eq!(
+            (done, stopped.map(|stopped| stopped.folio)),
+            (1..1, Some(1))
+        );
+        assert_eq!(walk.rest(), Some(20..30));
+        assert_eq!(walk.record(Progress::complete(10)), (2..3, None));
+        assert_eq!(walk.rest(), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) use self::pool::SourceFrames;
 use self::seclusion::Seclusion;
 pub(crate) use self::session::Session;
 use crate::huge::huge_bytes;
-use crate::table::{FaultSeen, FolioTable, Refused};
+use crate::table::{FaultSeen, FolioTable};
 use crate::tier::{PageSize, TierId};
 use crate::{BASE_PAGE, TABLE_BYTES};
 
@@ -156,19 +156,12 @@ impl Anonymous {
             if self.is_present(&page) {
                 break;
             }
-            match table.try_lock(index) {
-                Ok(()) => {
-                    self.fill_with_zeros(page.clone());
-                    // The thread is woken below, when nobody finds the folio busy any more.
-                    let _ = table.unlock(index);
-                    break;
-                }
-                // Nobody migrates a pinned folio, so there is nobody to lock out.
-                Err(Refused::Pinned) => {
-                    self.fill_with_zeros(page.clone());
-                    break;
-                }
-                Err(Refused::Locked) => {}
+            // If somebody was faster, the next look tells.
+            if table.try_lock_for_fault(index).is_ok() {
+                self.fill_with_zeros(page.clone());
+                // The thread is woken below, when nobody finds the folio busy any more.
+                let _ = table.unlock(index);
+                break;
             }
         }
         if table.see_fault(index) == FaultSeen::Free {

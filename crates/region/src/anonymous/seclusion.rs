@@ -21,6 +21,9 @@ use transhume_sys::advise::{self, Advice};
 
 use crate::gate::{self, Pass};
 
+/// How often it is tried to show the region to children again.
+const DO_FORK_TRIES: u32 = 8;
+
 /// Keeps the state of a region's memory range.
 #[derive(Debug)]
 pub(crate) struct Seclusion {
@@ -85,8 +88,10 @@ impl Drop for Secluded<'_> {
             .unwrap_or_else(PoisonError::into_inner);
         state.inside -= 1;
         if state.inside == 0 {
+            let show =
+                |_: &u32| advise::advise(self.seclusion.range.clone(), Advice::DoFork).is_ok();
             // If this fails the region stays hidden from children until the next batch has ended.
-            state.hidden = advise::advise(self.seclusion.range.clone(), Advice::DoFork).is_err();
+            state.hidden = (0..DO_FORK_TRIES).find(show).is_none();
         }
     }
 }

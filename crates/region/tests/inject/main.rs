@@ -112,7 +112,9 @@ fn trial(name: String, missing: Option<String>, run: impl FnOnce() + Send + 'sta
 }
 
 /// Ends the process when something waits for ever.
-struct Watchdog(std::sync::mpsc::Sender<()>);
+struct Watchdog {
+    _ended: std::sync::mpsc::Sender<()>,
+}
 
 impl Watchdog {
     fn start(patience: Duration) -> Self {
@@ -123,7 +125,7 @@ impl Watchdog {
                 std::process::abort();
             }
         });
-        Self(send)
+        Self { _ended: send }
     }
 }
 

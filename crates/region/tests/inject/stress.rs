@@ -172,8 +172,8 @@ fn fork(region: &Region) {
     let mut status = 0;
     // SAFETY: the child is ours.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    assert_eq!(
-        (libc::WIFEXITED(status), libc::WEXITSTATUS(status)),
-        (true, 0)
-    );
+    // Calls that failed may have left the region hidden from children for a batch.
+    let hidden = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV;
+    let right = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
+    assert!(hidden || right, "a child ended with {status:#x}");
 }
