@@ -17,17 +17,25 @@ unsafe impl Send for CopyJob {}
 unsafe impl Sync for CopyJob {}
 
 impl CopyJob {
-    /// The copy of `bytes` bytes from `source` to `destination`, at any alignment.
+    /// The copy of `bytes` bytes from `source` to `destination`, at any alignment. No bytes is a
+    /// copy too.
     ///
     /// # Safety
     ///
-    /// For as long as the job or a copy of it exists:
+    /// For as long as the job, a copy of it or a part of it exists, any thread may read `bytes`
+    /// bytes at `source` and write `bytes` bytes at `destination`; the two do not overlap, and
+    /// neither is viewed as `&` or `&mut` while a copier has the job.
     ///
-    /// - `source` can be read and `destination` written, both for `bytes` bytes, by any thread;
-    /// - the two do not overlap;
-    /// - nobody else stores to either while a copier has the job, and nobody else reads the
-    ///   destination; through whatever mapping;
-    /// - neither is viewed as `&` or `&mut`.
+    /// From the call of a copier until it returns or unwinds:
+    ///
+    /// - nothing stores to the source, and nothing loads from or stores to the destination: no other
+    ///   thread, no other job of the same or another list, and nobody through another mapping of the
+    ///   same memory. Jobs may share a source.
+    /// - A fault on either side is resolved without the thread that called the copier.
+    ///
+    /// What another *process* or a device stores through its own mapping breaks no rule of the
+    /// language, but what is copied is then any mixture of old and new: the caller must make sure
+    /// that the copy is not used, or that nobody can do it.
     #[must_use]
     pub const unsafe fn new(source: *const u8, destination: *mut u8, bytes: usize) -> Self {
         Self {
@@ -53,6 +61,12 @@ impl CopyJob {
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Its first `at` bytes, and the rest. Beyond its end, all of it and nothing.
+    #[must_use]
+    pub const fn split_at(&self, at: usize) -> (Self, Self) {
+        (self.part(0, at), self.part(at, usize::MAX))
     }
 
     /// The part of it that begins `from` bytes in and has `bytes` bytes, or what is left there.
@@ -86,5 +100,9 @@ mod tests {
         assert_eq!(part(90, 40), (90, 10));
         assert_eq!(part(100, 1), (100, 0));
         assert_eq!(part(usize::MAX, usize::MAX), (100, 0));
+        let (first, rest) = job.split_at(30);
+        assert_eq!((first.bytes(), rest.bytes()), (30, 70));
+        assert_eq!(rest.destination(), job.destination().wrapping_add(30));
+        assert_eq!(job.split_at(101).1.bytes(), 0);
     }
 }

@@ -15,8 +15,10 @@
 //! bytes are never seen as `&` or `&mut`, here or by the caller: copies go by raw pointers, under
 //! the promise made at [`CopyJob::new`].
 
+mod board;
 mod job;
 mod memcpy;
+mod parts;
 mod placement;
 mod pool;
 mod raw;
@@ -30,13 +32,10 @@ pub use placement::{Cpu, Topology};
 pub use raw::{RawArea, copy_once};
 pub use registry::{EngineInfo, SharedCopier, UnknownCopier, by_name, engines};
 pub use streaming::{Isa, Streaming, Unavailable};
-pub use threads::{Threads, ThreadsError, ThreadsOptions};
+pub use threads::{Inner, Threads, ThreadsError, ThreadsOptions};
 
-/// How the bytes of one piece are moved; what [`Threads`] is made of.
+/// How bytes are moved; what [`Threads`] is made of.
 pub(crate) trait Mover: Send + Sync {
-    /// Copies the bytes of one job, or of a part of one.
-    fn move_bytes(&self, job: &CopyJob);
-
-    /// Makes everything that was moved visible to every CPU.
-    fn finish(&self) {}
+    /// Copies the bytes of jobs, or of parts of jobs, and makes them visible to every CPU.
+    fn move_all(&self, jobs: &mut dyn Iterator<Item = CopyJob>);
 }

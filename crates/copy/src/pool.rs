@@ -1,268 +1,226 @@
-//! A pool of pinned threads that share one list of copies at a time.
+//! A pool of pinned threads around a [`Board`].
 //!
-//! # The protocol
-//!
-//! The bytes of a list are numbered from its first job's first to its last job's last. A cursor
-//! says how far they have been handed out. Each thread, the caller among them, takes the next piece
-//! from the cursor until nothing is left. So nobody waits for a thread whose CPU is busy elsewhere:
-//! what it does not take, others do. The caller then waits only for pieces that were taken, each
-//! of at most [`MAX_PIECE`] bytes.
-//!
-//! A thread joins a task under the lock, which counts it, and leaves under the lock. The caller
-//! takes the task away under the lock and returns when the count is zero. So no thread has the list
-//! after that, however late it wakes.
+//! The threads are pinned and the caller is not, so the caller can come to rest on the CPU of one of
+//! them. The scheduler does not move a pinned thread out of the way, nor a running caller for the
+//! sake of one, and the thread would help no more. So the caller says on which CPU it is, one CPU is
+//! kept spare, and a thread that is woken on the caller's CPU exchanges its own for the spare one.
 
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, futex, sched_getcpu, sched_setaffinity};
 use transhume_engine::CopyAnswer;
 
-use crate::{CopyJob, Cpu, Mover};
+use crate::board::{Board, LOOKS};
+use crate::parts::Walk;
+use crate::{CopyJob, Mover};
 
-/// The smallest and the largest piece that one thread takes at a time.
-const MIN_PIECE: usize = 64 << 10;
-const MAX_PIECE: usize = 1 << 20;
-/// Pieces end where a page does, so that no line is shared by two threads.
-const PIECE_ALIGN: usize = 4 << 10;
-/// Pieces a thread, so that an uneven rest is small.
-const PIECES_PER_THREAD: usize = 4;
+/// The shortest and the longest part, in bytes: below, taking parts costs more than it evens out;
+/// above, the caller waits too long for the last one.
+const SHORTEST: usize = 64 << 10;
+const LONGEST: usize = 1 << 20;
+/// Parts a thread, so that a thread which comes late or is interrupted holds up little.
+const PARTS_PER_THREAD: usize = 4;
+const PAGE: usize = 4 << 10;
+/// No CPU.
+const NOWHERE: usize = usize::MAX;
 
-/// A list of copies that the threads are at, by its address and length: the list itself is the
-/// caller's, who does not return before every thread has left.
-#[derive(Clone, Copy)]
-struct Task {
-    jobs: *const CopyJob,
-    count: usize,
-    piece: usize,
-}
-
-// SAFETY: jobs are `Sync`, and the list outlives the task, by the protocol above.
-unsafe impl Send for Task {}
-
-impl Task {
-    /// # Safety
-    ///
-    /// The caller has joined the task and has not left it.
-    unsafe fn jobs<'t>(self) -> &'t [CopyJob] {
-        // SAFETY: the list lives until everybody has left, by the protocol above; nobody changes it.
-        unsafe { std::slice::from_raw_parts(self.jobs, self.count) }
-    }
-}
-
-#[derive(Default)]
-struct State {
-    task: Option<Task>,
-    /// Grows with each task, so that a thread joins each once.
-    number: u64,
-    /// Threads that have joined and not left.
-    inside: usize,
-    /// The bytes that a thread was at when it panicked, if one did.
-    failed: Option<(usize, usize)>,
-    stop: bool,
-}
-
-struct Shared {
+struct Common {
     mover: Box<dyn Mover>,
-    state: Mutex<State>,
-    cursor: AtomicUsize,
-    begin: Condvar,
-    left: Condvar,
+    board: Board,
+    /// Counts calls, and is what idle threads sleep on.
+    begin: AtomicU32,
+    stop: AtomicBool,
+    /// The CPU of the last caller, and one that no thread is pinned to.
+    caller: AtomicUsize,
+    spare: AtomicUsize,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change to the state is one assignment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes pieces until nothing is left. Says which bytes were being copied if the mover panicked.
-    fn work(&self, jobs: &[CopyJob], piece: usize) -> Option<(usize, usize)> {
-        // Where the job at `index` begins among the bytes of the list; both only grow.
-        let (mut index, mut begins) = (0, 0);
-        let total = jobs.iter().map(CopyJob::bytes).sum::<usize>();
-        let mut failed = None;
-        loop {
-            let start = self.cursor.fetch_add(piece, Ordering::Relaxed);
-            if start >= total {
-                break;
+impl Common {
+    /// Takes and copies parts until none is left.
+    fn work(&self) {
+        let mut walk = Walk::default();
+        let mut list = None;
+        while let Some(part) = self.board.take() {
+            if list != Some(part.list()) {
+                list = Some(part.list());
+                walk = Walk::default();
             }
-            let end = total.min(start + piece);
-            let copied = catch_unwind(AssertUnwindSafe(|| {
-                let mut at = start;
-                while at < end {
-                    while begins + jobs[index].bytes() <= at {
-                        begins += jobs[index].bytes();
-                        index += 1;
-                    }
-                    let part = jobs[index].part(at - begins, end - at);
-                    self.mover.move_bytes(&part);
-                    at += part.bytes();
-                }
-            }));
-            if copied.is_err() {
-                failed = join_ranges(failed, Some((start, end)));
+            let mut parts = walk.parts(part.jobs(), part.range()).map(|(_, job)| job);
+            if unharmed(|| self.mover.move_all(&mut parts)) {
+                part.copied();
             }
         }
-        self.mover.finish();
-        failed
+    }
+
+    fn call(&self, threads: usize) {
+        self.begin.fetch_add(1, Ordering::Release);
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX).min(1 << 30);
+        // It can fail for a wrong address only.
+        let _ = futex::wake(&self.begin, futex::Flags::PRIVATE, threads);
     }
 }
 
-fn join_ranges(a: Option<(usize, usize)>, b: Option<(usize, usize)>) -> Option<(usize, usize)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-        (a, b) => a.or(b),
+/// Whether `f` returned rather than panicked.
+fn unharmed(f: impl FnOnce()) -> bool {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(()) => true,
+        Err(payload) => {
+            // Dropping it could panic once more.
+            std::mem::forget(payload);
+            false
+        }
     }
 }
 
 /// The threads.
 pub(crate) struct Pool {
-    shared: Arc<Shared>,
+    common: Arc<Common>,
     threads: Vec<JoinHandle<()>>,
-    /// Held by the caller whose list the threads are at.
-    turn: Mutex<()>,
+    min_bytes_per_thread: NonZeroUsize,
     process: u32,
 }
 
 impl Pool {
-    /// Starts a thread on each of `cpus`, beside the threads that call [`copy`](Self::copy).
-    pub(crate) fn start(mover: Box<dyn Mover>, cpus: &[Option<Cpu>]) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
+    /// Starts `count` threads beside the threads that call [`copy`](Self::copy), one on each of
+    /// `cpus` as far as they go; the next is the spare one. The others' places are left to the
+    /// scheduler.
+    pub(crate) fn start(
+        mover: Box<dyn Mover>,
+        count: usize,
+        cpus: &[usize],
+        min_bytes_per_thread: NonZeroUsize,
+    ) -> std::io::Result<Self> {
+        let common = Arc::new(Common {
             mover,
-            state: Mutex::default(),
-            cursor: AtomicUsize::new(0),
-            begin: Condvar::new(),
-            left: Condvar::new(),
+            board: Board::new(),
+            begin: AtomicU32::new(0),
+            stop: AtomicBool::new(false),
+            caller: AtomicUsize::new(NOWHERE),
+            spare: AtomicUsize::new(cpus.get(count).copied().unwrap_or(NOWHERE)),
         });
         let mut pool = Self {
-            shared,
-            threads: Vec::with_capacity(cpus.len()),
-            turn: Mutex::new(()),
+            common,
+            threads: Vec::new(),
+            min_bytes_per_thread,
             process: std::process::id(),
         };
-        for (number, &cpu) in cpus.iter().enumerate() {
-            let shared = Arc::clone(&pool.shared);
+        for number in 0..count {
+            let cpu = cpus.get(number).copied().unwrap_or(NOWHERE);
+            let common = Arc::clone(&pool.common);
             let thread = std::thread::Builder::new()
-                .name(format!("transhume-copy-{number}"))
-                .spawn(move || serve(&shared, cpu))?;
+                // The kernel keeps fifteen characters.
+                .name(format!("transhume-cp-{number}"))
+                .spawn(move || serve(&common, cpu))?;
             pool.threads.push(thread);
         }
         Ok(pool)
     }
 
-    /// Makes the copies of a list with all threads and answers for each. A list that comes while
-    /// another caller's is being copied is copied by its caller alone.
+    /// Makes the copies of a list with as many threads as it is worth, and answers for each.
     pub(crate) fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        let total = jobs.iter().map(CopyJob::bytes).sum::<usize>();
-        let turn = match self.turn.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
+        let total = jobs
+            .iter()
+            .try_fold(0_usize, |sum, job| sum.checked_add(job.bytes()))
+            .filter(|&total| total <= usize::MAX / 2);
+        // Where the bytes cannot be counted, jobs must overlap; they are copied one by one.
+        let helpers = total.map_or(0, |total| {
+            (total / self.min_bytes_per_thread)
+                .saturating_sub(1)
+                .min(self.threads.len())
+        });
         // In a child of a fork there are no threads.
-        let alone = self.process != std::process::id() || total < 2 * MIN_PIECE;
-        let (Some(_turn), false) = (turn, alone) else {
-            jobs.iter()
-                .for_each(|job| self.shared.mover.move_bytes(job));
-            self.shared.mover.finish();
-            answers
-                .iter_mut()
-                .take(jobs.len())
-                .for_each(|answer| *answer = CopyAnswer::Copied);
-            return;
+        let here = helpers > 0 && self.process == std::process::id();
+        let turn = if here {
+            self.common.board.try_turn()
+        } else {
+            None
         };
-        let piece = (total / ((self.threads.len() + 1) * PIECES_PER_THREAD))
-            .clamp(MIN_PIECE, MAX_PIECE)
-            .next_multiple_of(PIECE_ALIGN);
-        {
-            let mut state = self.shared.lock();
-            self.shared.cursor.store(0, Ordering::Relaxed);
-            state.task = Some(Task {
-                jobs: jobs.as_ptr(),
-                count: jobs.len(),
-                piece,
-            });
-            state.number += 1;
-            state.failed = None;
-        }
-        self.shared.begin.notify_all();
-        let failed_here = self.shared.work(jobs, piece);
-        let failed_there = {
-            let mut state = self.shared.lock();
-            state.task = None;
-            while state.inside > 0 {
-                state = self
-                    .shared
-                    .left
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            state.failed
+        let (Some(mut turn), Some(total)) = (turn, total) else {
+            return self.copy_alone(jobs, answers);
         };
-        let failed = join_ranges(failed_here, failed_there);
-        let mut begins = 0;
-        for (job, answer) in jobs.iter().zip(answers) {
-            let ends = begins + job.bytes();
-            let touched = failed.is_some_and(|(start, end)| begins < end && start < ends);
-            *answer = if touched {
-                CopyAnswer::Failed
-            } else {
-                CopyAnswer::Copied
-            };
-            begins = ends;
-        }
+        let piece = (total / ((helpers + 1) * PARTS_PER_THREAD))
+            .clamp(SHORTEST, LONGEST)
+            .next_multiple_of(PAGE);
+        turn.share(jobs, answers, total, piece, || {
+            self.common.caller.store(sched_getcpu(), Ordering::Relaxed);
+            self.common.call(helpers);
+            self.common.work();
+        });
+    }
+
+    fn copy_alone(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+        let copied = unharmed(|| self.common.mover.move_all(&mut jobs.iter().copied()));
+        let answer = if copied {
+            CopyAnswer::Copied
+        } else {
+            CopyAnswer::Failed
+        };
+        answers
+            .iter_mut()
+            .take(jobs.len())
+            .for_each(|place| *place = answer);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pretend_forked(&mut self) {
+        self.process = self.process.wrapping_add(1);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        let threads = std::mem::take(&mut self.threads);
         if self.process != std::process::id() {
-            return;
+            // The threads are the parent's, and so is what their handles stand for.
+            return std::mem::forget(threads);
         }
-        self.shared.lock().stop = true;
-        self.shared.begin.notify_all();
-        for thread in self.threads.drain(..) {
+        self.common.stop.store(true, Ordering::Relaxed);
+        self.common.call(usize::MAX);
+        for thread in threads {
             // A thread catches what its mover does; nothing else in it panics.
             let _ = thread.join();
         }
     }
 }
 
-/// What a thread of the pool does.
-fn serve(shared: &Shared, cpu: Option<Cpu>) {
-    if let Some(cpu) = cpu {
+/// Pins this thread. Where that is forbidden the scheduler places it.
+fn pin(cpu: usize) {
+    if cpu < CpuSet::MAX_CPU {
         let mut set = CpuSet::new();
-        set.set(cpu.number);
-        // Where that is forbidden the scheduler places the thread.
+        set.set(cpu);
         let _ = sched_setaffinity(None, &set);
     }
-    let mut seen = 0;
-    let mut state = shared.lock();
+}
+
+/// What a thread of the pool does.
+fn serve(common: &Common, mut cpu: usize) {
+    pin(cpu);
     loop {
-        let task = state.task.filter(|_| state.number != seen);
-        if state.stop {
+        // Before the board is looked at, so that a list which comes after is not slept through.
+        let seen = common.begin.load(Ordering::Acquire);
+        if common.stop.load(Ordering::Relaxed) {
             return;
         }
-        let Some(task) = task else {
-            state = shared
-                .begin
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-            continue;
-        };
-        seen = state.number;
-        state.inside += 1;
-        drop(state);
-        // SAFETY: this thread joined the task under the lock just now, and leaves it below.
-        let failed = shared.work(unsafe { task.jobs() }, task.piece);
-        state = shared.lock();
-        state.failed = join_ranges(state.failed, failed);
-        state.inside -= 1;
-        if state.inside == 0 {
-            shared.left.notify_all();
+        if cpu != NOWHERE
+            && cpu == common.caller.load(Ordering::Relaxed)
+            && common.spare.load(Ordering::Relaxed) != NOWHERE
+        {
+            cpu = common.spare.swap(cpu, Ordering::Relaxed);
+            pin(cpu);
+        }
+        common.work();
+        let called = || common.begin.load(Ordering::Relaxed) != seen;
+        let soon = (0..LOOKS).any(|_| {
+            std::hint::spin_loop();
+            called()
+        });
+        if !soon {
+            // Interrupted, changed or woken: look again in any case.
+            let _ = futex::wait(&common.begin, futex::Flags::PRIVATE, seen, None);
         }
     }
 }

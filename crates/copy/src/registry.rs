@@ -7,7 +7,7 @@ use transhume_engine::Copier;
 
 use crate::streaming::Isa;
 use crate::threads::ThreadsError;
-use crate::{CopyJob, Memcpy, Streaming, Threads, ThreadsOptions, Topology, Unavailable};
+use crate::{CopyJob, Inner, Memcpy, Streaming, Threads, ThreadsOptions, Topology, Unavailable};
 
 /// A copier that can be shared.
 pub type SharedCopier = Arc<dyn Copier<CopyJob> + Send + Sync>;
@@ -120,17 +120,19 @@ pub fn by_name(name: &str, threads: Option<NonZeroUsize>) -> Result<SharedCopier
                     Some(count.ok_or_else(|| UnknownCopier::ThreadCount(name.to_owned()))?)
                 }
             };
-            let streaming = match words.next() {
-                None => Streaming::detect().ok(),
-                Some("streaming") => Some(Streaming::detect().map_err(unavailable)?),
-                Some("memcpy") => None,
+            let inner = match words.next() {
+                None => Inner::best(),
+                Some("streaming") => Inner::Streaming(Streaming::detect().map_err(unavailable)?),
+                Some("memcpy") => Inner::Memcpy,
                 Some(_) => return Err(unknown()),
             };
+            if words.next().is_some() {
+                return Err(unknown());
+            }
             let threads = count.unwrap_or(NonZeroUsize::MIN);
             Arc::new(Threads::start(ThreadsOptions {
-                threads,
-                streaming,
-                node: None,
+                inner,
+                ..ThreadsOptions::new(threads)
             })?)
         }
         other => {
@@ -190,6 +192,8 @@ mod tests {
                 "{line}"
             );
         }
+        let many = refused("threads:18446744073709551615");
+        assert!(many.contains("too many") && !many.contains('\n'), "{many}");
         assert_eq!(
             refused("threads:0"),
             "'threads:0': the number of copy threads must be 1 or more"

@@ -5,7 +5,12 @@
 use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
-use transhume_copy::{CopyJob, Isa, SharedCopier, Streaming, by_name, copy_once, engines};
+use std::sync::Arc;
+
+use transhume_copy::{
+    CopyJob, Inner, Isa, SharedCopier, Streaming, Threads, ThreadsOptions, by_name, copy_once,
+    engines,
+};
 use transhume_engine::CopyAnswer;
 
 fn copiers() -> Vec<SharedCopier> {
@@ -18,6 +23,16 @@ fn copiers() -> Vec<SharedCopier> {
         .chain(threads)
         .map(|name| by_name(name, None).unwrap())
         .collect()
+}
+
+/// Threads that share whatever has more than a byte for each.
+fn eager(threads: usize, inner: Inner) -> SharedCopier {
+    let options = ThreadsOptions {
+        inner,
+        min_bytes_per_thread: NonZeroUsize::MIN,
+        ..ThreadsOptions::new(NonZeroUsize::new(threads).unwrap())
+    };
+    Arc::new(Threads::start(options).unwrap())
 }
 
 const GUARD: u8 = 0xEE;
@@ -97,9 +112,12 @@ proptest! {
     }
 
     #[test]
-    fn large_uneven_shapes(shapes in proptest::collection::vec(shape(1 << 20), 1..6)) {
-        for threads in ["threads:2", "threads:3:memcpy", "threads:7"] {
-            check(&by_name(threads, None).unwrap(), &shapes);
+    fn large_uneven_shapes(
+        shapes in proptest::collection::vec(shape(1 << 20), 1..6),
+        threads in 1..=8_usize,
+    ) {
+        for inner in [Inner::Memcpy, Inner::best()] {
+            check(&eager(threads, inner), &shapes);
         }
     }
 }
@@ -126,7 +144,8 @@ fn the_awkward_lengths() {
         to: 0,
         bytes,
     });
-    for copier in copiers() {
+    let eager = [1, 2, 3, 8].map(|threads| eager(threads, Inner::best()));
+    for copier in copiers().into_iter().chain(eager) {
         check(&copier, &shapes);
         shapes.iter().for_each(|&shape| check(&copier, &[shape]));
         check(&copier, &[]);
@@ -144,13 +163,13 @@ fn every_instruction_set_that_is_here() {
         .into_iter()
         .filter_map(|isa| Streaming::with(isa).ok());
     for streaming in found {
-        check(&(std::sync::Arc::new(streaming) as SharedCopier), &shapes);
+        check(&(Arc::new(streaming) as SharedCopier), &shapes);
     }
 }
 
 #[test]
 fn several_callers_at_once() {
-    let copier = by_name("threads", NonZeroUsize::new(3)).unwrap();
+    let copier = eager(3, Inner::best());
     std::thread::scope(|scope| {
         for caller in 0..4 {
             let copier = &copier;

@@ -89,7 +89,12 @@ impl Streaming {
         if has {
             Ok(Self { isa })
         } else {
-            Err(Unavailable(format!("this processor has no {isa}")))
+            let why = if cfg!(target_arch = "x86_64") {
+                format!("this processor has no {isa}")
+            } else {
+                format!("{isa} is a matter of x86-64")
+            };
+            Err(Unavailable(why))
         }
     }
 
@@ -101,16 +106,12 @@ impl Streaming {
 }
 
 impl Mover for Streaming {
-    fn move_bytes(&self, job: &CopyJob) {
+    fn move_all(&self, jobs: &mut dyn Iterator<Item = CopyJob>) {
         #[cfg(target_arch = "x86_64")]
-        x86::stream(self.isa, job);
+        x86::stream(self.isa, jobs);
+        // No `Streaming` is made there.
         #[cfg(not(target_arch = "x86_64"))]
-        crate::Memcpy.move_bytes(job);
-    }
-
-    fn finish(&self) {
-        #[cfg(target_arch = "x86_64")]
-        x86::fence();
+        crate::Memcpy.move_all(jobs);
     }
 }
 
@@ -120,9 +121,7 @@ impl Copier<CopyJob> for Streaming {
     }
 
     fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        jobs.iter().for_each(|job| self.move_bytes(job));
-        // Non-temporal stores are not ordered: one fence for the whole list, before any answer.
-        self.finish();
+        self.move_all(&mut jobs.iter().copied());
         for (_, answer) in jobs.iter().zip(answers) {
             *answer = CopyAnswer::Copied;
         }

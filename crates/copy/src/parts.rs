@@ -1,0 +1,126 @@
+//! The parts of a list of jobs, cut by bytes rather than by jobs (\[fast-copy\]).
+//!
+//! The bytes of a list are numbered from the first of its first job to the last of its last. A range
+//! of these numbers falls into several small jobs or into the middle of a large one. Where it cuts a
+//! job, the cut is moved down to where a page of the destination begins, or to the beginning of the
+//! job: no two threads then write to one cache line, and each sees whole pages. Both neighbours of a
+//! cut move it to the same place, so every byte is in exactly one range.
+
+use std::ops::Range;
+
+use crate::CopyJob;
+
+/// Cuts are made where a destination's address is a multiple of this many bytes.
+const CUT: usize = 4 << 10;
+
+/// Where one reader of a list has got to, so that the next part is found without starting over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Walk {
+    index: usize,
+    /// The number of the first byte of the job at `index`.
+    begins: usize,
+}
+
+impl Walk {
+    /// The parts of `jobs` in `range`, which does not begin before the range asked for last.
+    ///
+    /// The bytes of the list can be counted in a `usize`.
+    pub(crate) fn parts<'l>(&mut self, jobs: &'l [CopyJob], range: Range<usize>) -> Parts<'l> {
+        while let Some(job) = jobs.get(self.index) {
+            if self.begins + job.bytes() > range.start {
+                break;
+            }
+            self.begins += job.bytes();
+            self.index += 1;
+        }
+        Parts {
+            jobs,
+            walk: *self,
+            range,
+        }
+    }
+}
+
+/// The parts of jobs in one range, each with the index of its job. None is empty.
+#[derive(Debug)]
+pub(crate) struct Parts<'l> {
+    jobs: &'l [CopyJob],
+    walk: Walk,
+    range: Range<usize>,
+}
+
+impl Iterator for Parts<'_> {
+    type Item = (usize, CopyJob);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.walk.begins < self.range.end {
+            let Walk { index, begins } = self.walk;
+            let job = self.jobs.get(index)?;
+            self.walk = Walk {
+                index: index + 1,
+                begins: begins + job.bytes(),
+            };
+            let from = cut(job, self.range.start.saturating_sub(begins));
+            let to = cut(job, self.range.end - begins);
+            if from < to {
+                return Some((index, job.part(from, to - from)));
+            }
+        }
+        None
+    }
+}
+
+/// Moves a cut `at` bytes into a job to where it is made.
+fn cut(job: &CopyJob, at: usize) -> usize {
+    if at >= job.bytes() {
+        return job.bytes();
+    }
+    let over = job.destination().wrapping_add(at).addr() % CUT;
+    at.saturating_sub(over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn job(source: usize, destination: usize, bytes: usize) -> CopyJob {
+        let (source, destination) = (
+            std::ptr::without_provenance(source),
+            std::ptr::without_provenance_mut(destination),
+        );
+        // SAFETY: these jobs are cut and never copied.
+        unsafe { CopyJob::new(source, destination, bytes) }
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_is_in_one_part(
+            shapes in proptest::collection::vec((0..9000_usize, 0..20_000_usize), 0..12),
+            piece in 1..30_000_usize,
+        ) {
+            let jobs = shapes
+                .iter()
+                .enumerate()
+                .map(|(n, &(to, bytes))| job((n + 1) << 20, ((n + 1) << 24) + to, bytes))
+                .collect::<Vec<_>>();
+            let total = shapes.iter().map(|&(_, bytes)| bytes).sum::<usize>();
+            let mut done = vec![0; jobs.len()];
+            let mut walk = Walk::default();
+            for start in (0..total).step_by(piece) {
+                for (index, part) in walk.parts(&jobs, start..total.min(start + piece)) {
+                    let offset = part.source().addr() - jobs[index].source().addr();
+                    prop_assert!(part.bytes() > 0);
+                    prop_assert_eq!(offset, done[index]);
+                    prop_assert_eq!(
+                        part.destination().addr() - jobs[index].destination().addr(),
+                        offset
+                    );
+                    prop_assert!(offset == 0 || part.destination().addr() % CUT == 0);
+                    done[index] += part.bytes();
+                }
+            }
+            prop_assert_eq!(done, shapes.iter().map(|&(_, bytes)| bytes).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The child of a fork has a pool without threads.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use transhume_copy::{CopyJob, Inner, Threads, ThreadsOptions};
+use transhume_engine::{Copier, CopyAnswer};
+
+const BYTES: usize = 1 << 20;
+
+fn copies(threads: &Threads, source: &[u8], target: &mut [u8]) -> bool {
+    target.fill(0);
+    // SAFETY: two vectors, not used otherwise while the job is.
+    let job = unsafe { CopyJob::new(source.as_ptr(), target.as_mut_ptr(), BYTES) };
+    let mut answers = [CopyAnswer::Unconfirmed];
+    threads.copy(&[job], &mut answers);
+    answers == [CopyAnswer::Copied] && source == target
+}
+
+#[test]
+fn the_child_copies_alone_and_ends() {
+    let threads = Threads::start(ThreadsOptions {
+        inner: Inner::best(),
+        min_bytes_per_thread: NonZeroUsize::MIN,
+        ..ThreadsOptions::new(NonZeroUsize::new(4).unwrap())
+    })
+    .unwrap();
+    let source = (0..BYTES)
+        .map(|at| (at % 251).to_le_bytes()[0])
+        .collect::<Vec<_>>();
+    let mut target = vec![0; BYTES];
+    assert!(copies(&threads, &source, &mut target));
+    // SAFETY: the child copies, drops the pool and ends, and of these only the drop of a vector and
+    // of a string come near the allocator, which the C library keeps usable after a fork.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let good = copies(&threads, &source, &mut target);
+        drop(threads);
+        // SAFETY: it ends without running anything that belongs to the parent.
+        unsafe { libc::_exit(if good { 0 } else { 1 }) }
+    }
+    assert!(child > 0);
+    let began = Instant::now();
+    let mut status = -1;
+    loop {
+        // SAFETY: the status is this function's.
+        let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
+        if ended == child {
+            break;
+        }
+        if began.elapsed() > Duration::from_secs(60) {
+            // SAFETY: the child was not waited for, so the number is still its own.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+            panic!("the child hangs");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(status, 0);
+    assert!(copies(&threads, &source, &mut target), "the parent goes on");
+}
