@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use std::ops::Range;
 use transhume_copy::{CopyJob, Memcpy};
 use transhume_engine::{Copier, CopyAnswer, Errno as EngineErrno, Failure, Step, Why};
+
 use transhume_sys::Errno;
+use transhume_sys::uffd::Uffd;
 
 use crate::table::Refused;
 
@@ -49,4 +52,11 @@ pub(crate) fn copy_here(job: CopyJob) -> Result<(), Failure> {
         [CopyAnswer::Copied] => Ok(()),
         _ => Err(Failure::new(Step::Copy, Why::CopyFailed)),
     }
+}
+
+/// Lets the threads try again that wait for these addresses. The kernel has no reason to refuse; if
+/// it does, they are not left asleep for one refusal.
+pub(crate) fn wake(uffd: &Uffd, range: Range<usize>) {
+    const TRIES: u32 = 8;
+    let _ = (0..TRIES).find(|_| uffd.wake(range.clone()).is_ok());
 }

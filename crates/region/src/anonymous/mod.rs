@@ -22,6 +22,7 @@ use self::pool::FramePool;
 pub(crate) use self::pool::SourceFrames;
 use self::seclusion::Seclusion;
 pub(crate) use self::session::Session;
+use crate::failure::wake;
 use crate::huge::huge_bytes;
 use crate::table::{FaultSeen, FolioTable};
 use crate::tier::{PageSize, TierId};
@@ -147,7 +148,7 @@ impl Anonymous {
         if !memory.contains(&address) {
             // An empty staging slot, which only a stray pointer can have met.
             self.fill_with_zeros(page.clone());
-            self.wake(page);
+            wake(&self.uffd, page);
             return;
         }
         let index = (address - memory.start) / self.page_size.bytes();
@@ -165,7 +166,7 @@ impl Anonymous {
             }
         }
         if table.see_fault(index) == FaultSeen::Free {
-            self.wake(page);
+            wake(&self.uffd, page);
         }
     }
 
@@ -190,12 +191,6 @@ impl Anonymous {
     /// address space is changing the kernel refuses; the thread faults again when it is woken.
     fn fill_with_zeros(&self, page: Range<usize>) {
         let _ = self.uffd.zeropage(page, Waiters::LeaveAsleep);
-    }
-
-    /// Lets the threads try again that wait for these addresses. A wake that fails has nobody to
-    /// wake.
-    fn wake(&self, range: Range<usize>) {
-        let _ = self.uffd.wake(range);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The two moves, and the way back: runs of pages by `UFFDIO_MOVE`.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use transhume_engine::{Entry, Step, Why};
@@ -40,10 +41,10 @@ impl Session<'_> {
                     entry.held.at = At::Torn(torn);
                     self.new_cut_off();
                 }
+                let slot = self.slot_address(entry.held.staging);
                 let why = if errno == Errno::EXIST {
-                    // What a copy in place of a move has left in the slot.
-                    let slot = self.slot_address(entry.held.staging);
-                    self.empty_slot(slot + torn, self.page() - torn);
+                    let rest = torn..self.page();
+                    self.clear_slot(self.address(&entry.held), slot, rest);
                     Why::Again
                 } else {
                     self.why_not_out(entry.held.index, errno)
@@ -166,5 +167,27 @@ impl Session<'_> {
     fn empty_slot(&self, start: usize, bytes: usize) {
         // SAFETY: the slot is reserved for a folio of this session, and nobody needs what is there.
         let _ = unsafe { advise::dont_need(start..start + bytes) };
+    }
+
+    /// Empties what is in the way in a slot that should be empty, page by page: what a copy in place
+    /// of a move has left there. A page whose place in the region is empty is not that, whatever the
+    /// kernel has counted: it goes back.
+    fn clear_slot(&self, address: usize, slot: usize, rest: Range<usize>) {
+        for offset in rest.step_by(BASE_PAGE) {
+            let page = address + offset..address + offset + BASE_PAGE;
+            if self.memory.is_present(&page) {
+                self.empty_slot(slot + offset, BASE_PAGE);
+            } else {
+                // SAFETY: as in `bring_in`; where the region does have the page, this does nothing.
+                let _ = unsafe {
+                    self.memory.uffd.move_range(
+                        page.start,
+                        slot + offset,
+                        BASE_PAGE,
+                        MoveMode::empty(),
+                    )
+                };
+            }
+        }
     }
 }

@@ -30,7 +30,7 @@ use super::layout::Layout;
 use super::pool::FramePool;
 use super::seclusion::Secluded;
 use super::slots::{Kind, Ready, Returned};
-use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused};
+use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, wake};
 use crate::index_of;
 use crate::keeper::Keeper;
 use crate::table::{FolioTable, Tally, Unlocked};
@@ -363,9 +363,8 @@ impl Platform for Session<'_> {
                 tally.moved(held.index, held.from, held.to);
             }
             if self.table.unlock(held.index) == Unlocked::FaultWaits {
-                // A wake that fails has nobody to wake.
                 let start = self.address(&held);
-                let _ = self.memory.uffd.wake(start..start + self.page());
+                wake(&self.memory.uffd, start..start + self.page());
             }
         }
     }

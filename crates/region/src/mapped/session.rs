@@ -12,7 +12,7 @@ use transhume_sys::map::{self, Source};
 
 use super::Mapped;
 use super::tier::FileTier;
-use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, why};
+use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, wake, why};
 use crate::gate::{self, Pass};
 use crate::index_of;
 use crate::table::{FolioTable, Unlocked};
@@ -195,8 +195,7 @@ impl<'r> Session<'r> {
         // Kept from children before anybody can store through it. If this fails the page is right
         // all the same, and a child that a raw clone makes in this moment shares it.
         let _ = advise::advise(addresses.clone(), Advice::DontFork);
-        // A wake that fails has nobody to wake.
-        let _ = self.memory.uffd.wake(addresses);
+        wake(&self.memory.uffd, addresses);
         Ok(())
     }
 }
@@ -381,7 +380,7 @@ impl Platform for Session<'_> {
         self.memory.record(self.table, arrived);
         for index in unlocked {
             if self.table.unlock(index) == Unlocked::FaultWaits {
-                let _ = self.memory.uffd.wake(self.addresses(index, 1));
+                wake(&self.memory.uffd, self.addresses(index, 1));
             }
         }
         for (tier, slots) in freed {

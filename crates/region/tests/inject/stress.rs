@@ -30,8 +30,11 @@ impl Random {
 pub(crate) fn run(time: Duration) {
     let until = Instant::now() + time;
     let mut rounds = 0;
-    while Instant::now() < until {
+    while Instant::now() + Duration::from_secs(1) < until {
         for kind in Kind::ALL {
+            if Instant::now() + Duration::from_secs(1) > until {
+                break;
+            }
             let region = kind.region();
             round(
                 &region,
