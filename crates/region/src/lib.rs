@@ -19,9 +19,27 @@
 //! # What application threads see
 //!
 //! Loads and stores work at any time. One that meets a page under migration waits in the kernel,
-//! for as long as its batch is cut off, and then sees the right data. That holds for the kernel's
-//! own accesses too (`read`, `write`, io_uring, futex, ptrace), unless [`KernelAccess::Never`] was
-//! promised. A thread that is killed while it waits just dies; a signal is handled while it waits.
+//! for as long as its batch is cut off, and then sees the right data. That holds for `read`,
+//! `write`, io_uring and `process_vm_readv` too, unless [`KernelAccess::Never`] was promised. A
+//! thread that is killed while it waits just dies; a signal is handled while it waits.
+//!
+//! # What does not work yet
+//!
+//! - `ptrace` and `/proc/PID/mem` cannot wait: they fail with `EIO` on a page that is cut off just
+//!   then, and can be repeated.
+//! - A futex in a mapped region must be a private one: process-shared mutexes, semaphores and
+//!   condition variables lose wake-ups when their page moves.
+//! - A robust mutex whose owner dies while its page is cut off is not released. Hold such pages, and
+//!   the stacks of threads, by [`Region::pin`], or keep them elsewhere.
+//! - A signal handler that touches the region can wait for the very thread that it runs on. Block
+//!   signals with such handlers on threads that migrate.
+//! - `mlockall` does not go together with a region: a mapped one reads wrong data with `MCL_FUTURE`
+//!   and does not return from `MCL_CURRENT`; an anonymous one does not migrate. `mlock` of a part of
+//!   a mapped region is lost when the part moves.
+//! - Tight limits of mappings, or of `RLIMIT_DATA` and `RLIMIT_AS`, can be met in the middle of a
+//!   migration of mapped memory, which then waits or ends the program.
+//! - A program's own `pthread_atfork` handler must not take a lock that is held around a migration.
+//! - A [`AnyCopier`] of your own must not keep a job beyond its call.
 //!
 //! # Forks
 //!
