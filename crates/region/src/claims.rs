@@ -65,8 +65,9 @@ impl Claims {
         // harm where there is room all the same, and saves looking at its pages.
         let at_most = alike().map(|other| other.asked).sum::<usize>();
         if table.population(to) + at_most + asked > capacity {
-            let used =
-                table.population(to) + alike().map(|other| elsewhere(&other.pages)).sum::<usize>();
+            // Those on their way first: who arrives meanwhile is counted twice, and never missed.
+            let coming = alike().map(|other| elsewhere(&other.pages)).sum::<usize>();
+            let used = coming + table.population(to);
             if used + asked > capacity {
                 return Err(Refused::Full { used, asked });
             }
@@ -108,6 +109,7 @@ fn first_common(a: &RunSet, b: &RunSet) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Tally;
 
     fn pages(range: std::ops::Range<usize>) -> RunSet {
         let mut set = RunSet::default();
@@ -141,9 +143,10 @@ mod tests {
             claim(4..8, 1).unwrap_err(),
             Refused::Full { used: 4, asked: 4 }
         );
-        table.set_tier(0, TierId(1));
-        table.set_tier(1, TierId(1));
-        table.count_moved(TierId(0), TierId(1), 2);
+        let mut tally = Tally::new(&table);
+        tally.moved(0, TierId(0), TierId(1));
+        tally.moved(1, TierId(0), TierId(1));
+        drop(tally);
         assert_eq!(
             claim(4..8, 1).unwrap_err(),
             Refused::Full { used: 4, asked: 4 }

@@ -6,10 +6,17 @@
 //!
 //! Handlers of `pthread_atfork` run for libc's `fork`; a raw `clone` does not call them, and
 //! `vfork` and `posix_spawn`, which copy no page tables, need not.
+//!
+//! Nobody waits at the gate for long. A `fork` under way may itself be waiting, in a handler of the
+//! program's own, for a lock that is held around the migration; then the batch fails and is tried
+//! again later. And a batch holds forks off only while it works, for which it needs no lock of the
+//! program's.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::signals::HeldOff;
 
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
 static FORKING: AtomicUsize = AtomicUsize::new(0);
@@ -17,9 +24,19 @@ static REGISTERED: AtomicBool = AtomicBool::new(false);
 static REGISTER: Once = Once::new();
 const NAP: Duration = Duration::from_micros(20);
 
-/// A batch that is inside: no `fork` copies page tables until it is dropped.
+/// How long a batch waits for forks under way: longer than the copy of large page tables takes.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A batch that is inside: no `fork` copies page tables until it is dropped. Nor does a signal
+/// handler run on this thread, which could fork, and then wait for itself.
 #[derive(Debug)]
-pub(crate) struct Pass(());
+pub(crate) struct Pass {
+    _handlers: HeldOff,
+}
+
+/// Forks were under way for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forking;
 
 /// Makes `fork` wait for batches from now on; says whether that worked.
 pub(crate) fn install() -> bool {
@@ -33,17 +50,23 @@ pub(crate) fn install() -> bool {
 }
 
 /// Waits for forks under way, then keeps others out until the pass is dropped.
-pub(crate) fn enter() -> Pass {
+pub(crate) fn enter() -> Result<Pass, Forking> {
+    let _handlers = HeldOff::begin();
+    let mut until = None;
     loop {
-        while FORKING.load(Ordering::SeqCst) != 0 {
-            std::thread::sleep(NAP);
-        }
         INSIDE.fetch_add(1, Ordering::SeqCst);
         if FORKING.load(Ordering::SeqCst) == 0 {
-            return Pass(());
+            return Ok(Pass { _handlers });
         }
-        // A fork came between; it may be waiting for us to leave.
+        // The fork may be waiting for us to leave.
         INSIDE.fetch_sub(1, Ordering::SeqCst);
+        let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        while FORKING.load(Ordering::SeqCst) != 0 {
+            if Instant::now() > until {
+                return Err(Forking);
+            }
+            std::thread::sleep(NAP);
+        }
     }
 }
 
@@ -77,13 +100,14 @@ mod tests {
     #[test]
     fn passes_nest_and_end() {
         assert!(install());
-        let first = enter();
-        let second = enter();
+        let first = enter().unwrap();
+        let second = enter().unwrap();
         assert!(INSIDE.load(Ordering::SeqCst) >= 2);
         drop((first, second));
         before();
         assert_eq!(INSIDE.load(Ordering::SeqCst), 0);
+        assert_eq!(enter().unwrap_err(), Forking, "while a fork is under way");
         after();
-        drop(enter());
+        drop(enter().unwrap());
     }
 }

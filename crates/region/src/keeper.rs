@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::signals::HeldOff;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// How long events wait while pages migrate. Nearly all of them are faults on pages that are cut off,
@@ -30,6 +31,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 const REST: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 5_000_000,
+};
+const SOON: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000,
 };
 const NOW: Timespec = Timespec {
     tv_sec: 0,
@@ -40,8 +45,8 @@ const NOW: Timespec = Timespec {
 pub(crate) trait Keep: Send + Sync + 'static {
     /// The descriptor that becomes readable when there are events.
     fn events(&self) -> impl AsFd;
-    /// Reads and answers all events there are.
-    fn answer(&self);
+    /// Reads and answers all events there are; says whether one cannot be answered yet.
+    fn answer(&self) -> bool;
     /// Whether the next events, should there be any, can wait for [`REST`].
     fn can_wait(&self) -> bool;
     /// Fills pools by a little; says whether there is more to do.
@@ -78,6 +83,7 @@ impl Keeper {
             refill: AtomicBool::new(false),
         });
         let heard = Arc::clone(&bell);
+        let _handlers = HeldOff::begin();
         let thread = std::thread::Builder::new()
             .name("transhume-keeper".to_owned())
             .spawn(move || keep(&*region, &heard))?;
@@ -114,6 +120,7 @@ impl Drop for Keeper {
 fn keep<K: Keep>(region: &K, bell: &Bell) {
     let mut more = false;
     let mut rests = false;
+    let mut unanswered = false;
     loop {
         let events = region.events();
         let mut fds = [
@@ -123,6 +130,7 @@ fn keep<K: Keep>(region: &K, bell: &Bell) {
         let (fds, patience) = match (rests, more) {
             (true, false) => (&mut fds[..1], Some(&REST)),
             (_, true) => (&mut fds[..], Some(&NOW)),
+            (false, false) if unanswered => (&mut fds[..], Some(&SOON)),
             (false, false) => (&mut fds[..], None),
         };
         if poll(fds, patience).is_err() {
@@ -132,7 +140,7 @@ fn keep<K: Keep>(region: &K, bell: &Bell) {
         if !fds[0].revents().is_empty() {
             let _ = rustix::io::read(&bell.wake, &mut [0u8; 8]);
         }
-        region.answer();
+        unanswered = region.answer();
         rests = region.can_wait();
         if bell.stop.load(Ordering::Relaxed) {
             return;

@@ -5,7 +5,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transhume_engine::{Limit, Report, Request, migrate};
 
@@ -22,7 +22,7 @@ use crate::table::FolioTable;
 use crate::tier::{PageSize, Place, Tier, TierId};
 use crate::{BASE_PAGE, folio_at};
 
-/// How long [`Region::pin`] waits for a migration of its pages to end.
+/// How long [`Region::pin`] waits for migrations of its pages to end.
 const PIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Memory whose pages live in tiers.
@@ -97,9 +97,12 @@ impl Keep for Core {
         }
     }
 
-    fn answer(&self) {
+    fn answer(&self) -> bool {
         match &self.backing {
-            Backing::Anonymous(memory) => memory.answer_faults(&self.table),
+            Backing::Anonymous(memory) => {
+                memory.answer_faults(&self.table);
+                false
+            }
             Backing::Mapped(memory) => memory.answer_events(),
         }
     }
@@ -115,7 +118,7 @@ impl Keep for Core {
     fn refill(&self) -> bool {
         match &self.backing {
             Backing::Anonymous(memory) => memory.refill(),
-            Backing::Mapped(_) => false,
+            Backing::Mapped(memory) => memory.refill(),
         }
     }
 }
@@ -141,6 +144,9 @@ impl Region {
             backing,
         });
         let keeper = Keeper::start(Arc::clone(&core))?;
+        if let Backing::Mapped(_) = core.backing {
+            keeper.refill();
+        }
         let process = std::process::id();
         Ok(Self {
             keeper,
@@ -296,7 +302,7 @@ impl Region {
                 migrate(&mut session, copier, request)
             }
             Backing::Mapped(memory) => {
-                let mut session = mapped::Session::new(memory, table, batch);
+                let mut session = mapped::Session::new(memory, table, &self.keeper, batch);
                 migrate(&mut session, copier, request)
             }
         })
@@ -318,10 +324,12 @@ impl Region {
             region: self,
             runs: Vec::new(),
         };
+        let until = Instant::now() + PIN_PATIENCE;
         for run in pages.iter() {
             pin.runs.push(run.start..run.start);
             for page in run {
-                let held = self.core.table.pin(page, PIN_PATIENCE);
+                let patience = until.saturating_duration_since(Instant::now());
+                let held = self.core.table.pin(page, patience);
                 held.map_err(|_| RegionError::CannotPin { page })?;
                 if let Some(last) = pin.runs.last_mut() {
                     last.end = page + 1;

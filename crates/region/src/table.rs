@@ -69,7 +69,7 @@ impl FolioTable {
 
     /// How many folios are in a tier.
     pub(crate) fn population(&self, tier: TierId) -> usize {
-        self.population[tier.index()].load(Ordering::Relaxed)
+        self.population[tier.index()].load(Ordering::SeqCst)
     }
 
     /// Memory that the table takes.
@@ -78,19 +78,19 @@ impl FolioTable {
     }
 
     pub(crate) fn tier(&self, folio: usize) -> TierId {
-        TierId(self.tier[folio].load(Ordering::Relaxed))
+        TierId(self.tier[folio].load(Ordering::SeqCst))
     }
 
-    /// Records where a folio is; its lock must be held. Whoever does so for many counts them by
-    /// [`count_moved`](Self::count_moved) afterwards.
-    pub(crate) fn set_tier(&self, folio: usize, tier: TierId) {
-        self.tier[folio].store(tier.0, Ordering::Relaxed);
+    /// Records that a folio has come to a tier; its lock must be held. The tier that it has left
+    /// counts it until [`count_left`](Self::count_left).
+    fn arrive(&self, folio: usize, tier: TierId) {
+        // In this order, which a claim relies on: nobody finds room that is taken.
+        self.population[tier.index()].fetch_add(1, Ordering::SeqCst);
+        self.tier[folio].store(tier.0, Ordering::SeqCst);
     }
 
-    /// Counts folios that have changed their tier.
-    pub(crate) fn count_moved(&self, from: TierId, to: TierId, folios: usize) {
-        self.population[from.index()].fetch_sub(folios, Ordering::Relaxed);
-        self.population[to.index()].fetch_add(folios, Ordering::Relaxed);
+    fn count_left(&self, tier: TierId, folios: usize) {
+        self.population[tier.index()].fetch_sub(folios, Ordering::SeqCst);
     }
 
     pub(crate) fn try_lock(&self, folio: usize) -> Result<(), Refused> {
@@ -191,35 +191,34 @@ impl FolioTable {
     }
 }
 
-/// Counts moved folios while they come from one tier and go to one.
+/// Counts folios that have moved, and takes them off the tiers that they have left when it is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Tally<'t> {
     table: &'t FolioTable,
-    run: Option<(TierId, TierId, usize)>,
+    left: Option<(TierId, usize)>,
 }
 
 impl<'t> Tally<'t> {
     pub(crate) fn new(table: &'t FolioTable) -> Self {
-        Self { table, run: None }
+        Self { table, left: None }
     }
 
     /// Records that a folio has moved.
     pub(crate) fn moved(&mut self, folio: usize, from: TierId, to: TierId) {
-        self.table.set_tier(folio, to);
-        match &mut self.run {
-            Some((same_from, same_to, count)) if (*same_from, *same_to) == (from, to) => {
-                *count += 1
-            }
+        self.table.arrive(folio, to);
+        match &mut self.left {
+            Some((same, count)) if *same == from => *count += 1,
             _ => {
                 self.flush();
-                self.run = Some((from, to, 1));
+                self.left = Some((from, 1));
             }
         }
     }
 
     fn flush(&mut self) {
-        if let Some((from, to, count)) = self.run.take() {
-            self.table.count_moved(from, to, count);
+        if let Some((from, count)) = self.left.take() {
+            self.table.count_left(from, count);
         }
     }
 }
@@ -302,14 +301,14 @@ mod tests {
     #[test]
     fn the_population_follows_the_folios() {
         let table = table();
-        table.set_tier(1, TierId(1));
-        table.set_tier(2, TierId(1));
-        table.count_moved(TierId(0), TierId(1), 2);
+        let populations = || (table.population(TierId(0)), table.population(TierId(1)));
+        let mut tally = Tally::new(&table);
+        tally.moved(1, TierId(0), TierId(1));
+        tally.moved(2, TierId(0), TierId(1));
+        assert_eq!(populations(), (4, 2), "both have them until all is done");
+        drop(tally);
         assert_eq!((table.tier(0), table.tier(2)), (TierId(0), TierId(1)));
-        assert_eq!(
-            (table.population(TierId(0)), table.population(TierId(1))),
-            (2, 2)
-        );
+        assert_eq!(populations(), (2, 2));
     }
 
     #[test]

@@ -88,8 +88,8 @@ pub fn populate_write(range: Range<usize>) -> Result<(), CallError> {
     advise(range, Advice::PopulateWrite)
 }
 
-/// Gives up the pages of a range: anonymous memory then reads as zeros, memory of a file as the
-/// file.
+/// Gives up the pages of a range, locked or not: anonymous memory then reads as zeros, memory of a
+/// file as the file.
 ///
 /// # Safety
 ///
@@ -97,27 +97,45 @@ pub fn populate_write(range: Range<usize>) -> Result<(), CallError> {
 ///
 /// # Errors
 ///
-/// `EINVAL` for locked memory or no whole pages, `ENOMEM` where nothing is mapped, after the rest
-/// has been done.
+/// `EINVAL` for no whole pages, and before Linux 5.18 for locked memory; `ENOMEM` where nothing is
+/// mapped, after the rest has been done.
 ///
 /// # References
 ///
-/// madvise(2).
+/// madvise(2), `MADV_DONTNEED` and `MADV_DONTNEED_LOCKED`.
 pub unsafe fn dont_need(range: Range<usize>) -> Result<(), CallError> {
-    // SAFETY: the caller gives up the contents.
-    unsafe { madvise(range, libc::MADV_DONTNEED, Call::MadviseDontNeed) }
+    hook::silent(Call::MadviseDontNeed, len(&range), |len| {
+        // SAFETY: the caller gives up the contents.
+        match unsafe { madvise_raw(range.start, len, libc::MADV_DONTNEED) } {
+            // SAFETY: as above.
+            Err(Errno::INVAL) => unsafe { madvise_raw(range.start, len, MADV_DONTNEED_LOCKED) },
+            answer => answer,
+        }
+    })
+    .map_err(|errno| CallError::at(Call::MadviseDontNeed, range, errno))
 }
+
+/// Of `<asm-generic/mman-common.h>`: as `MADV_DONTNEED`, on locked memory too.
+const MADV_DONTNEED_LOCKED: i32 = 24;
 
 /// # Safety
 ///
 /// The caller allows what the advice does to the contents of the range.
 unsafe fn madvise(range: Range<usize>, advice: i32, call: Call) -> Result<(), CallError> {
     hook::silent(call, len(&range), |len| {
-        // SAFETY: by this function's contract; the kernel checks the addresses.
-        let ret = unsafe { libc::madvise(pointer(range.start), len, advice) };
-        answer(ret.into()).map(drop)
+        // SAFETY: by this function's contract.
+        unsafe { madvise_raw(range.start, len, advice) }
     })
     .map_err(|errno| CallError::at(call, range, errno))
+}
+
+/// # Safety
+///
+/// The caller allows what the advice does to the contents of the range.
+unsafe fn madvise_raw(start: usize, len: usize, advice: i32) -> Result<(), Errno> {
+    // SAFETY: by this function's contract; the kernel checks the addresses.
+    let ret = unsafe { libc::madvise(pointer(start), len, advice) };
+    answer(ret.into()).map(drop)
 }
 
 /// A range of memory in a list for [`OwnProcess`], in the form that the kernel reads.

@@ -23,6 +23,10 @@ pub(crate) enum Verdict {
         bytes: usize,
         errno: Errno,
     },
+    /// Do the first `bytes` for real, then say that they were done before.
+    Uncounted {
+        bytes: usize,
+    },
 }
 
 #[cfg(feature = "inject")]
@@ -40,6 +44,7 @@ pub(crate) fn whole(call: Call) -> Result<(), Errno> {
     match ask(call) {
         Verdict::Go => Ok(()),
         Verdict::Fail(errno) | Verdict::Partial { errno, .. } => Err(errno),
+        Verdict::Uncounted { .. } => Err(Errno::EXIST),
     }
 }
 
@@ -57,6 +62,10 @@ pub(crate) fn stepwise(call: Call, len: usize, go: impl FnOnce(usize) -> Progres
                 ..progress
             }
         }
+        Verdict::Uncounted { bytes } => match go(bytes.min(len)) {
+            Progress { done: 0, stopped } => Progress { done: 0, stopped },
+            _ => Progress::partial(0, Errno::EXIST),
+        },
     }
 }
 
@@ -71,5 +80,6 @@ pub(crate) fn silent(
         Verdict::Go => go(len),
         Verdict::Fail(errno) | Verdict::Partial { bytes: 0, errno } => Err(errno),
         Verdict::Partial { bytes, errno } => go(bytes.min(len)).and(Err(errno)),
+        Verdict::Uncounted { .. } => Err(Errno::EXIST),
     }
 }

@@ -33,6 +33,16 @@ pub enum Fault {
         /// Why no more is done.
         errno: Errno,
     },
+    /// The first `bytes` are really done, and then the call says that it found them done and did
+    /// nothing. `UFFDIO_MOVE` does so on Linux 6.18 (see [`Uffd::move_range`]).
+    ///
+    /// For calls that answer [`Progress`](crate::Progress); any other fails with `EEXIST`.
+    ///
+    /// [`Uffd::move_range`]: crate::uffd::Uffd::move_range
+    Uncounted {
+        /// What is done; a multiple of the page size, or the kernel refuses it.
+        bytes: usize,
+    },
 }
 
 /// Which calls are spoiled.
@@ -165,6 +175,7 @@ pub(crate) fn ask(call: Call) -> Verdict {
             verdict = match entry.plan.fault {
                 Fault::Errno(errno) => Verdict::Fail(errno),
                 Fault::Partial { bytes, errno } => Verdict::Partial { bytes, errno },
+                Fault::Uncounted { bytes } => Verdict::Uncounted { bytes },
             };
         }
     }

@@ -41,6 +41,24 @@ pub fn memlock_limit() -> Option<u64> {
     rustix::process::getrlimit(Resource::Memlock).current
 }
 
+/// How many bytes of private memory this process may still map (`RLIMIT_AS`, `RLIMIT_DATA`); `None`
+/// for as many as there are addresses. Zero where there is a limit and what is used cannot be read.
+///
+/// # References
+///
+/// getrlimit(2), proc_pid_status(5).
+#[must_use]
+pub fn address_space_left() -> Option<usize> {
+    let limits = [(Resource::As, "VmSize"), (Resource::Data, "VmData")];
+    let left = limits.into_iter().filter_map(|(resource, name)| {
+        let limit = rustix::process::getrlimit(resource).current?;
+        let status = text::read("/proc/self/status").ok();
+        let used = status.and_then(|status| text::kib_field(&status, name));
+        Some(used.map_or(0, |used| to_usize(limit.saturating_sub(used))))
+    });
+    left.min()
+}
+
 /// The pool of huge pages of one size, in pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HugetlbPool {

@@ -169,6 +169,7 @@ pub fn move_pages(
     let moved = same_length(&[count, nodes.len(), status.len()]).and_then(|()| {
         match hook::ask(Call::MovePages) {
             hook::Verdict::Go => raw(count, status),
+            hook::Verdict::Uncounted { .. } => Err(Errno::EXIST),
             hook::Verdict::Fail(errno) => Err(errno),
             hook::Verdict::Partial { bytes, .. } => {
                 let first = (bytes / rustix::param::page_size()).min(count);

@@ -226,6 +226,10 @@ impl Uffd {
     /// memory that is not private and anonymous, or not locked alike, `EAGAIN` (with nothing done)
     /// at a race that another try will win.
     ///
+    /// Linux 6.18 can move pages and not count them: after a race that the call has won inside, it
+    /// forgets to advance, and stops with `EEXIST` at the first of the pages that it has just moved.
+    /// Then the source has a hole there, which tells this from a destination that was never empty.
+    ///
     /// # Safety
     ///
     /// The caller owns `src`, and nobody views it as `&` or `&mut`: its contents go away, and an

@@ -1,6 +1,5 @@
 //! Anonymous backing: the pages of a region are anonymous memory, its tiers are NUMA nodes.
 
-mod layout;
 mod moves;
 mod pool;
 mod seclusion;
@@ -10,20 +9,20 @@ mod slots;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use transhume_sys::CallError;
 use transhume_sys::advise;
 use transhume_sys::map::Mapping;
-use transhume_sys::numa;
+use transhume_sys::numa::{self, PageStatus};
 use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
 use transhume_sys::uffd::{Event, RegisterMode, Uffd, Waiters};
+use transhume_sys::{CallError, Errno};
 
-use self::layout::Layouts;
 use self::pool::FramePool;
 pub(crate) use self::pool::SourceFrames;
 use self::seclusion::Seclusion;
 pub(crate) use self::session::Session;
 use crate::failure::wake;
 use crate::huge::huge_bytes;
+use crate::layout::Layouts;
 use crate::table::{FaultSeen, FolioTable};
 use crate::tier::{PageSize, TierId};
 use crate::{BASE_PAGE, TABLE_BYTES};
@@ -153,8 +152,9 @@ impl Anonymous {
         }
         let index = (address - memory.start) / self.page_size.bytes();
         while table.see_fault(index) == FaultSeen::Free {
-            // Most faults that are read late were answered when their page came back.
-            if self.is_present(&page) {
+            // Most faults that are read late were answered when their page came back. Where it cannot
+            // be told the kernel is asked for zeros, which it refuses where there is a page.
+            if self.has_page(address) == Some(true) {
                 break;
             }
             // If somebody was faster, the next look tells.
@@ -170,21 +170,30 @@ impl Anonymous {
         }
     }
 
-    /// Whether there is a page. What cannot be told counts as no: then the kernel is asked for zeros,
-    /// which it refuses where there is one.
-    fn is_present(&self, page: &Range<usize>) -> bool {
-        let present = Categories::PRESENT;
+    /// Whether there is a page at this address, in memory or swapped out; `None` if it cannot be told.
+    fn has_page(&self, address: usize) -> Option<bool> {
         let args = ScanArgs {
-            all_of: present,
-            report: present,
+            any_of: Categories::PRESENT | Categories::SWAPPED,
+            report: Categories::PRESENT,
             ..ScanArgs::default()
         };
         let mut found = [PageRegion::default(); 1];
-        let scan = self
-            .pagemap
-            .as_ref()
-            .map(|map| map.scan(page.clone(), &args, &mut found));
-        scan.is_some_and(|scan| scan.is_ok_and(|scan| scan.regions > 0))
+        let page = address..address + BASE_PAGE;
+        let scan = self.pagemap.as_ref()?.scan(page, &args, &mut found).ok()?;
+        Some(scan.regions > 0)
+    }
+
+    /// Whether there is no page at this address any more.
+    fn is_gone(&self, address: usize) -> bool {
+        match self.has_page(address) {
+            Some(has_page) => !has_page,
+            // Without a page map a page that is swapped out cannot be told from none.
+            None => {
+                let mut status = [PageStatus::UNKNOWN; 1];
+                numa::query_pages(None, &[address], &mut status).is_ok()
+                    && status[0].errno() == Some(Errno::NOENT)
+            }
+        }
     }
 
     /// Asks for zeros and wakes nobody. Where there is a page, where memory is short or where the

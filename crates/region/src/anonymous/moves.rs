@@ -1,11 +1,10 @@
 //! The two moves, and the way back: runs of pages by `UFFDIO_MOVE`.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use transhume_engine::{Entry, Step, Why};
 use transhume_sys::uffd::{CopyMode, MoveMode};
-use transhume_sys::{Errno, advise};
+use transhume_sys::{Errno, Progress, advise};
 
 use super::session::{At, Busy, Held, Session};
 use crate::BASE_PAGE;
@@ -30,6 +29,7 @@ impl Session<'_> {
                     MoveMode::DONTWAKE,
                 )
             };
+            let progress = self.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for entry in &mut run[done] {
                 entry.held.at = At::Staging;
@@ -41,48 +41,49 @@ impl Session<'_> {
                     entry.held.at = At::Torn(torn);
                     self.new_cut_off();
                 }
-                let slot = self.slot_address(entry.held.staging);
-                let why = if errno == Errno::EXIST {
-                    let rest = torn..self.page();
-                    self.clear_slot(self.address(&entry.held), slot, rest);
-                    Why::Again
-                } else {
-                    self.why_not_out(entry.held.index, errno)
-                };
+                let why = self.why_not_out(&mut entry.held, errno);
                 entry.fail(failed(Step::Shootdown, why, errno));
             }
         }
     }
 
     /// What the kernel means by `errno` when it will not move a folio out.
-    fn why_not_out(&mut self, index: usize, errno: Errno) -> Why {
+    fn why_not_out(&mut self, held: &mut Held, errno: Errno) -> Why {
         match errno {
-            Errno::BUSY => match self.busy.get(&index) {
-                // Shared since a fork or pinned: the next pass unshares it first.
-                None | Some(Busy::MaybeShared) => {
-                    self.busy.insert(index, Busy::MaybeShared);
+            Errno::BUSY => match self.busy.get(&held.index) {
+                // Shared since a fork or pinned: the next batch unshares it first.
+                None => {
+                    self.new_busy.push(held.index);
                     Why::Again
                 }
+                Some(Busy::MaybeShared) => Why::Again,
                 Some(Busy::Unshared) => Why::Pinned,
             },
             // The run reaches over two mappings, or the slots are not locked as the folio is; the
-            // next batch knows better.
+            // next batch looks before it begins.
+            Errno::INVAL if self.layout_is_right => Why::Unsupported,
             Errno::INVAL => {
-                let is_right = self.layout_is_right.unwrap_or_else(|| {
-                    let memory = self.memory.memory.range();
-                    !self
-                        .memory
-                        .layouts
-                        .differs(&self.layout, &memory, self.page())
-                });
-                self.layout_is_right = Some(is_right);
-                if is_right {
-                    Why::Unsupported
-                } else {
-                    Why::Again
-                }
+                self.layout_in_doubt = true;
+                Why::Again
+            }
+            // A stray access has put something into the slot. Another one will do.
+            Errno::EXIST => {
+                held.soiled.staging = true;
+                Why::Again
             }
             _ => why(errno),
+        }
+    }
+
+    /// What the kernel did, where it has miscounted: Linux 6.18 can move pages and then stop with
+    /// `EEXIST` at the first of them, as if it had not. A page that is gone from its source has been
+    /// moved, since nobody else takes pages away from a locked folio or from a slot.
+    fn counted(&self, progress: Progress, source: usize) -> Progress {
+        let page = source + progress.done;
+        if progress.stopped == Some(Errno::EXIST) && self.memory.is_gone(page) {
+            Progress::partial(progress.done + BASE_PAGE, Errno::AGAIN)
+        } else {
+            progress
         }
     }
 
@@ -103,6 +104,7 @@ impl Session<'_> {
                     MoveMode::empty(),
                 )
             };
+            let progress = self.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for entry in &mut run[done] {
                 entry.held.at = At::Destination;
@@ -114,8 +116,9 @@ impl Session<'_> {
                 } else {
                     // Threads may have stored to what arrived, so the folio can only go on.
                     let at = folio * page + torn;
-                    self.bring_in(from + at, to + at, page - torn);
-                    run[folio].held.at = At::Destination;
+                    let held = &mut run[folio].held;
+                    held.soiled.frame = !self.bring_in(from + at, to + at, page - torn);
+                    held.at = At::Destination;
                     self.no_longer_cut_off();
                 }
             }
@@ -125,7 +128,10 @@ impl Session<'_> {
     /// Moves bytes from slots into their places in the region, whatever it takes: where the kernel
     /// will not move a page it can still copy it, and where it has no memory for that it is asked
     /// again. Until then the threads that want the page wait, and its contents stay where they are.
-    pub(super) fn bring_in(&self, from: usize, to: usize, bytes: usize) {
+    ///
+    /// Says whether the slots are empty now.
+    pub(super) fn bring_in(&self, from: usize, to: usize, bytes: usize) -> bool {
+        let mut emptied = true;
         let mut done = 0;
         let mut nap = Duration::from_micros(20);
         while done < bytes {
@@ -136,6 +142,7 @@ impl Session<'_> {
                     .uffd
                     .move_range(to, from, rest, MoveMode::empty())
             };
+            let moved = self.counted(moved, from);
             done += moved.done;
             if moved.done > 0 || moved.stopped.is_none() {
                 continue;
@@ -147,47 +154,16 @@ impl Session<'_> {
                     .uffd
                     .copy(to, from, BASE_PAGE, CopyMode::empty())
             };
-            match copied.stopped {
-                None => {
-                    done += copied.done;
-                    self.empty_slot(from, copied.done);
-                }
-                // It is there already: an earlier call brought it.
-                Some(Errno::EXIST) => done += BASE_PAGE,
-                Some(_) => {
-                    std::thread::sleep(nap);
-                    nap = (nap * 2).min(Duration::from_millis(10));
-                }
-            }
-        }
-    }
-
-    /// Empties a slot whose contents are elsewhere. If that fails, it is found out when a page is to
-    /// be moved there, and tried again.
-    fn empty_slot(&self, start: usize, bytes: usize) {
-        // SAFETY: the slot is reserved for a folio of this session, and nobody needs what is there.
-        let _ = unsafe { advise::dont_need(start..start + bytes) };
-    }
-
-    /// Empties what is in the way in a slot that should be empty, page by page: what a copy in place
-    /// of a move has left there. A page whose place in the region is empty is not that, whatever the
-    /// kernel has counted: it goes back.
-    fn clear_slot(&self, address: usize, slot: usize, rest: Range<usize>) {
-        for offset in rest.step_by(BASE_PAGE) {
-            let page = address + offset..address + offset + BASE_PAGE;
-            if self.memory.is_present(&page) {
-                self.empty_slot(slot + offset, BASE_PAGE);
+            if copied.done > 0 {
+                done += copied.done;
+                // SAFETY: the slot is reserved for a folio of this session, and what was there is in
+                // the region now.
+                emptied &= unsafe { advise::dont_need(from..from + copied.done) }.is_ok();
             } else {
-                // SAFETY: as in `bring_in`; where the region does have the page, this does nothing.
-                let _ = unsafe {
-                    self.memory.uffd.move_range(
-                        page.start,
-                        slot + offset,
-                        BASE_PAGE,
-                        MoveMode::empty(),
-                    )
-                };
+                std::thread::sleep(nap);
+                nap = (nap * 2).min(Duration::from_millis(10));
             }
         }
+        emptied
     }
 }

@@ -11,6 +11,7 @@
 //! A full slot of either kind can be the source of a move into the region. Slots are numbered by
 //! address, so that a run of numbers is a range of memory and one call can move it.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -263,6 +264,19 @@ impl FramePool {
         let mut state = self.lock();
         state.staged -= slots.len();
         state.staging.insert(slots);
+    }
+
+    /// Puts a staging slot back that holds something nobody needs, to be emptied.
+    pub(crate) fn put_soiled_staging(&self, slot: Option<NonZeroUsize>) {
+        self.lock().staged -= usize::from(slot.is_some());
+        self.put_soiled(slot);
+    }
+
+    /// Puts a slot back that holds something nobody needs, to be emptied.
+    pub(crate) fn put_soiled(&self, slot: Option<NonZeroUsize>) {
+        if let Some(slot) = slot.map(NonZeroUsize::get) {
+            self.lock().refused.insert(slot..slot + 1);
+        }
     }
 
     /// Puts slots back whose frames have become pages of the region.

@@ -16,10 +16,12 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use transhume_engine::{Failure, Step, Why};
 use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
 
-use crate::gate::{self, Pass};
+use crate::failure::failed;
+use crate::gate::{self, Forking, Pass};
 
 /// How often it is tried to show the region to children again.
 const DO_FORK_TRIES: u32 = 8;
@@ -55,11 +57,11 @@ impl Seclusion {
     }
 
     /// Before pages are cut off.
-    pub(crate) fn enter(&self) -> Result<Secluded<'_>, CallError> {
-        let pass = gate::enter();
+    pub(crate) fn enter(&self) -> Result<Secluded<'_>, Failure> {
+        let pass = gate::enter().map_err(|Forking| Failure::new(Step::Shootdown, Why::Busy))?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.hidden {
-            advise::advise(self.range.clone(), Advice::DontFork)?;
+            advise::advise(self.range.clone(), Advice::DontFork).map_err(system)?;
             state.hidden = true;
         }
         state.inside += 1;
@@ -70,12 +72,16 @@ impl Seclusion {
     }
 }
 
+fn system(error: CallError) -> Failure {
+    failed(Step::Shootdown, Why::System, error.errno)
+}
+
 impl Secluded<'_> {
     /// After pages have been cut off and before they are copied: returns when every access through
     /// another process's eyes that began before has ended.
-    pub(crate) fn wait_out(&self) -> Result<(), CallError> {
+    pub(crate) fn wait_out(&self) -> Result<(), Failure> {
         // It changes nothing, but the kernel takes the lock to find that out.
-        advise::advise(self.seclusion.range.clone(), Advice::DontFork)
+        advise::advise(self.seclusion.range.clone(), Advice::DontFork).map_err(system)
     }
 }
 

@@ -22,17 +22,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
-use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Step, Wait, Why};
-use transhume_sys::{CallError, advise};
+use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Wait};
+use transhume_sys::advise;
 
 use super::Anonymous;
-use super::layout::Layout;
 use super::pool::FramePool;
 use super::seclusion::Secluded;
 use super::slots::{Kind, Ready, Returned};
-use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, wake};
+use crate::failure::{LOCK_PATIENCE, copy_here, refused, wake};
 use crate::index_of;
 use crate::keeper::Keeper;
+use crate::layout::Layout;
 use crate::table::{FolioTable, Tally, Unlocked};
 use crate::tier::TierId;
 
@@ -49,10 +49,15 @@ pub(crate) struct Session<'r> {
     pub(super) secluded: Option<Secluded<'r>>,
     /// Folios that the kernel called busy: shared since a fork, which can be cured, or pinned.
     pub(super) busy: BTreeMap<usize, Busy>,
+    /// Those that this batch has found. Has room for all of a batch: memory that is allocated while
+    /// pages are cut off could be such a page.
+    pub(super) new_busy: Vec<usize>,
     /// How the region's memory is mapped, as far as this batch knows.
     pub(super) layout: Arc<Layout>,
-    /// Whether that is so, once this batch has had reason to look.
-    pub(super) layout_is_right: Option<bool>,
+    /// Whether that was looked at for this batch.
+    pub(super) layout_is_right: bool,
+    /// Whether the kernel has refused what should be right.
+    pub(super) layout_in_doubt: bool,
     pub(super) granted: usize,
     /// Slots that this batch has taken and not reserved yet.
     pub(super) ready: Vec<Ready>,
@@ -75,6 +80,14 @@ pub(crate) struct Held {
     pub(super) frame: Option<NonZeroUsize>,
     pub(super) at: At,
     pub(super) mlocked: bool,
+    pub(super) soiled: Soiled,
+}
+
+/// Which slots hold something that could not be removed, and that nobody needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Soiled {
+    pub(super) staging: bool,
+    pub(super) frame: bool,
 }
 
 /// Where the contents of a folio are.
@@ -108,8 +121,10 @@ impl<'r> Session<'r> {
             cut_off: 0,
             secluded: None,
             busy: BTreeMap::new(),
+            new_busy: Vec::new(),
             layout: memory.layouts.latest(),
-            layout_is_right: None,
+            layout_is_right: false,
+            layout_in_doubt: false,
             granted: batch,
             ready: Vec::new(),
         }
@@ -148,7 +163,17 @@ impl<'r> Session<'r> {
             frame: None,
             at: At::Source,
             mlocked,
+            soiled: Soiled::default(),
         }
+    }
+
+    /// Finds out how the memory is mapped: as it was last seen, unless that is in doubt.
+    fn look_at_layout(&mut self) {
+        let doubt = std::mem::take(&mut self.layout_in_doubt);
+        let memory = self.memory.memory.range();
+        let layouts = &self.memory.layouts;
+        self.layout_is_right = doubt && !layouts.differs(&self.layout, &memory, self.page());
+        self.layout = layouts.latest();
     }
 
     pub(super) fn new_cut_off(&mut self) {
@@ -187,8 +212,13 @@ impl Platform for Session<'_> {
     }
 
     fn provision(&mut self, folios: &[Folio], to: TierId) {
-        self.layout = self.memory.layouts.latest();
-        self.layout_is_right = None;
+        self.look_at_layout();
+        let busy = self
+            .new_busy
+            .drain(..)
+            .map(|index| (index, Busy::MaybeShared));
+        self.busy.extend(busy);
+        self.new_busy.reserve(folios.len());
         self.drop_ready();
         let mut leaving = Vec::with_capacity(folios.len());
         for &folio in folios {
@@ -258,14 +288,14 @@ impl Platform for Session<'_> {
 
     fn shootdown(&mut self, (): (), entries: &mut [Entry<Held>]) {
         let layout = Arc::clone(&self.layout);
-        let fail_all = |entries: &mut [Entry<Held>], error: &CallError| {
+        let fail_all = |entries: &mut [Entry<Held>], failure: Failure| {
             for entry in entries {
-                entry.fail(failed(Step::Shootdown, Why::System, error.errno));
+                entry.fail(failure);
             }
         };
         match self.memory.seclusion.enter() {
             Ok(secluded) => self.secluded = Some(secluded),
-            Err(error) => return fail_all(entries, &error),
+            Err(failure) => return fail_all(entries, failure),
         }
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
@@ -276,8 +306,8 @@ impl Platform for Session<'_> {
         }
         if self.cut_off == 0 {
             self.secluded = None;
-        } else if let Some(Err(error)) = self.secluded.as_ref().map(Secluded::wait_out) {
-            fail_all(entries, &error);
+        } else if let Some(Err(failure)) = self.secluded.as_ref().map(Secluded::wait_out) {
+            fail_all(entries, failure);
         }
     }
 
@@ -328,12 +358,13 @@ impl Platform for Session<'_> {
                 At::Torn(bytes) => bytes,
                 At::Source | At::Destination => continue,
             };
-            self.bring_in(
+            let (from, to) = (
                 self.slot_address(first.held.staging),
                 self.address(&first.held),
-                bytes,
             );
+            let soiled = !self.bring_in(from, to, bytes);
             for entry in run {
+                entry.held.soiled.staging |= soiled;
                 entry.held.at = At::Source;
                 self.no_longer_cut_off();
             }
@@ -357,8 +388,17 @@ impl Platform for Session<'_> {
             if held.mlocked {
                 self.munlock_slots(&held);
             }
-            staging.add(self.pool(held.from), held.staging);
-            frames.add(self.pool(held.to), held.frame);
+            let (from, to) = (self.pool(held.from), self.pool(held.to));
+            if held.soiled.staging {
+                from.put_soiled_staging(held.staging);
+            } else {
+                staging.add(from, held.staging);
+            }
+            if held.soiled.frame {
+                to.put_soiled(held.frame);
+            } else {
+                frames.add(to, held.frame);
+            }
             if moved {
                 tally.moved(held.index, held.from, held.to);
             }

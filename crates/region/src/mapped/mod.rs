@@ -15,35 +15,38 @@
 //! again. This needs no support for userfaultfd from the file, so every kind of file works, and it
 //! costs one shootdown a run.
 //!
+//! A call that lays the blind takes the old mapping away before it can still fail. So what it needs
+//! is made sure of before: mappings are [charged](budget), and limits of address space are looked at.
+//!
 //! The copy keeps its registration because the userfaultfd asks for remap events; the region's
 //! [`keeper`](crate::keeper) reads them, until when `mremap` waits. No fault needs an answer.
 
+mod blind;
+mod budget;
+mod seams;
 mod session;
 mod slots;
 mod tier;
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
 use transhume_sys::limits;
 use transhume_sys::map::{self, Mapping};
-use transhume_sys::uffd::{RegisterMode, Uffd};
+use transhume_sys::uffd::{Event, Uffd};
 
+use self::blind::Blind;
+use self::seams::Seams;
 pub(crate) use self::session::Session;
 pub(crate) use self::tier::FileTier;
 use crate::TABLE_BYTES;
 use crate::error::RegionError;
+use crate::layout::Layout;
 use crate::runs::RunSet;
 use crate::table::{FolioTable, Tally};
 use crate::tier::PageSize;
-
-/// How long a run one blind can cover.
-const BLIND_BYTES: usize = 32 << 20;
-
-/// Mappings that are left to the rest of the program.
-const SPARE_MAPPINGS: usize = 1024;
 
 /// The memory of a mapped region.
 #[derive(Debug)]
@@ -52,14 +55,16 @@ pub(crate) struct Mapped {
     pub(crate) memory: Mapping,
     pub(crate) page_size: PageSize,
     tiers: Vec<FileTier>,
-    blind: Mapping,
+    blind: Blind,
     /// The slot of each folio in its tier's file.
     slot: Box<[AtomicU32]>,
-    /// How many mappings the region's pages need. The lock is held whenever the tier or the slot of
-    /// a folio changes, so that the count stays true.
-    mappings: Mutex<usize>,
-    /// How many they may need.
+    /// The lock is held whenever the tier or the slot of a folio changes, so that the count of
+    /// mappings stays true.
+    seams: Mutex<Seams>,
+    /// How many mappings the regions of this process may need.
     allowed: usize,
+    /// Requests under way.
+    sessions: AtomicUsize,
 }
 
 impl Mapped {
@@ -76,15 +81,7 @@ impl Mapped {
         unsafe { map::map_file_fixed(memory.range(), &tiers[0], 0) }?;
         advise::advise(memory.range(), Advice::DontFork)?;
         advise::populate_write(memory.range())?;
-
-        let blind = Mapping::reserve_aligned(BLIND_BYTES.max(page), page)?;
-        advise::advise(blind.range(), Advice::DontFork)?;
-        // SAFETY: the blind is our own and is never touched, except by threads of the application
-        // that meet it in place of a page.
-        unsafe { uffd.register(blind.range(), RegisterMode::MISSING) }?;
-
-        let limit = limits::max_map_count().unwrap_or(usize::MAX);
-        let elsewhere = limits::mapping_count().unwrap_or(0);
+        let blind = Blind::create(&uffd, page)?;
         let slot = |index| AtomicU32::new(u32::try_from(index).unwrap_or(u32::MAX));
         Ok(Self {
             uffd,
@@ -93,14 +90,20 @@ impl Mapped {
             tiers,
             blind,
             slot: (0..pages).map(slot).collect(),
-            mappings: Mutex::new(1),
-            allowed: limit.saturating_sub(elsewhere + SPARE_MAPPINGS),
+            seams: Mutex::new(Seams::new(pages)),
+            allowed: budget::allowed(),
+            sessions: AtomicUsize::new(0),
         })
+    }
+
+    fn seams(&self) -> MutexGuard<'_, Seams> {
+        // Whoever panicked while it held the lock had counted a folio or had not.
+        self.seams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many mappings the region's pages need now.
     pub(crate) fn mappings(&self) -> usize {
-        *self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seams().mappings()
     }
 
     /// How many free slots of all tiers have memory.
@@ -109,13 +112,13 @@ impl Mapped {
     }
 
     pub(crate) fn table_bytes(&self) -> usize {
-        size_of_val(&*self.slot)
+        size_of_val(&*self.slot) + self.seams().bytes()
     }
 
     /// Refuses a request that could bring the kernel's limit of mappings too close: each of its
     /// runs can cut a mapping in two places, and the blind over it in two more.
     pub(crate) fn check_mappings(&self, pages: &RunSet) -> Result<(), RegionError> {
-        let needed = self.mappings() + 2 * pages.run_count() + 4;
+        let needed = budget::used() + 2 * pages.run_count() + 4;
         if needed <= self.allowed {
             return Ok(());
         }
@@ -126,16 +129,35 @@ impl Mapped {
     }
 
     /// Reads what has been reported: remap events, which need to be read and no more, and faults,
-    /// which end when their page is back.
-    pub(crate) fn answer_events(&self) {
+    /// which end when their page is back unless they are on the blind itself. Says whether something
+    /// is left to do.
+    pub(crate) fn answer_events(&self) -> bool {
         let mut events = Vec::with_capacity(64);
         while self
             .uffd
             .read_events(&mut events)
             .is_ok_and(|count| count > 0)
         {
-            events.clear();
+            for event in events.drain(..) {
+                if let Event::Pagefault { addr, .. } = event {
+                    self.blind.see_fault(addr);
+                }
+            }
         }
+        self.blind.answer(&self.uffd)
+    }
+
+    /// Fills the pools of free slots by a little; says whether there is more to do. Not while pages
+    /// migrate: a migrator waits for the thread that does this.
+    pub(crate) fn refill(&self) -> bool {
+        let mut tiers = self.tiers.iter();
+        self.sessions.load(Ordering::Relaxed) == 0 && tiers.any(FileTier::refill)
+    }
+
+    /// Which folios are locked into memory (`mlock`); `None` if nothing of this process is.
+    fn locked(&self) -> Option<Layout> {
+        let locked = limits::process_memory().is_ok_and(|memory| memory.locked > 0);
+        locked.then(|| Layout::read(&self.memory.range(), self.page_size.bytes()))
     }
 
     fn slot(&self, index: usize) -> usize {
@@ -143,30 +165,43 @@ impl Mapped {
         self.slot[index].load(Ordering::Relaxed) as usize
     }
 
-    /// Records that folios have moved, each to a tier and a slot, and counts mappings.
-    fn record(&self, table: &FolioTable, moved: impl Iterator<Item = session::Arrived>) {
-        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
-        let seams = |index: usize| {
-            [index, index + 1]
-                .into_iter()
-                .filter(|&right| self.is_seam(table, right))
-                .count()
-        };
-        let mut tally = Tally::new(table);
-        for session::Arrived { index, tier, slot } in moved {
-            let before = seams(index);
-            tally.moved(index, table.tier(index), tier);
-            self.slot[index].store(u32::try_from(slot).unwrap_or(u32::MAX), Ordering::Relaxed);
-            *mappings = (*mappings + seams(index)).saturating_sub(before);
+    /// Records where folios are that have been mapped again, and counts mappings.
+    fn record(
+        &self,
+        table: &FolioTable,
+        tally: &mut Tally<'_>,
+        mapped: impl Iterator<Item = session::Mapped>,
+    ) {
+        let mut seams = self.seams();
+        for folio in mapped {
+            let index = folio.index;
+            let around = |seams: &Seams| {
+                let right = [index, index + 1].into_iter();
+                right
+                    .filter(|&right| self.is_seam(table, seams, right))
+                    .count()
+            };
+            let gone = around(&seams);
+            if let Some((tier, slot)) = folio.arrived {
+                tally.moved(index, table.tier(index), tier);
+                self.slot[index].store(u32::try_from(slot).unwrap_or(u32::MAX), Ordering::Relaxed);
+            }
+            seams.set_cut(index, folio.begins);
+            seams.set_cut(index + 1, folio.ends);
+            let come = around(&seams);
+            seams.count(come, gone);
         }
     }
 
     /// Whether a mapping ends between the folio `right` and the one before it.
-    fn is_seam(&self, table: &FolioTable, right: usize) -> bool {
+    fn is_seam(&self, table: &FolioTable, seams: &Seams, right: usize) -> bool {
         if right == 0 || right == table.len() {
             return false;
         }
         let left = right - 1;
-        table.tier(left) != table.tier(right) || self.slot(left) + 1 != self.slot(right)
+        let tier = table.tier(left);
+        tier != table.tier(right)
+            || self.slot(left) + 1 != self.slot(right)
+            || (seams.is_cut(right) && !self.tiers[tier.index()].merges())
     }
 }

@@ -2,34 +2,47 @@
 //! blind. See the [module above](super) for why that is right.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
 use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Step, Wait, Why};
-use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
-use transhume_sys::map::{self, Source};
+use transhume_sys::limits;
+use transhume_sys::map::{self, LockMode};
+use transhume_sys::{CallError, Errno};
 
-use super::Mapped;
+use super::budget::Charge;
 use super::tier::FileTier;
 use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, wake, why};
-use crate::gate::{self, Pass};
+use crate::gate;
 use crate::index_of;
-use crate::table::{FolioTable, Unlocked};
+use crate::keeper::Keeper;
+use crate::layout::Layout;
+use crate::signals::HeldOff;
+use crate::table::{FolioTable, Tally, Unlocked};
 use crate::tier::TierId;
+
+/// Address space that is left to the rest of the program where it is limited.
+const SPARE_BYTES: usize = 1 << 20;
 
 /// One request's view of a mapped region.
 #[derive(Debug)]
 pub(crate) struct Session<'r> {
-    memory: &'r Mapped,
+    memory: &'r super::Mapped,
     table: &'r FolioTable,
     epoch: Instant,
+    keeper: &'r Keeper,
+    /// Which folios were locked into memory when the request began, if any of the process was.
+    locked: Option<Layout>,
     /// Folios of this request that are cut off now.
     cut_off: usize,
     /// Held while `cut_off` is not zero.
-    pass: Option<Pass>,
+    handlers: Option<HeldOff>,
     /// Slots that have been made ready for runs of folios, and not been reserved yet.
     ready: Vec<Ready>,
+    /// For the mappings that this batch can add.
+    charge: Charge,
     granted: usize,
 }
 
@@ -50,6 +63,14 @@ pub(crate) struct Held {
     source: usize,
     frame: Option<usize>,
     at: At,
+    mapped_by: Option<MappedBy>,
+}
+
+/// What the call that mapped a folio again did to its neighbours.
+#[derive(Clone, Copy, Debug)]
+struct MappedBy {
+    begins_here: bool,
+    ends_here: bool,
 }
 
 /// Where a folio is mapped.
@@ -61,17 +82,26 @@ enum At {
     Destination,
 }
 
-/// A folio that has come to a slot.
+/// A folio that has been mapped again.
 #[derive(Debug)]
-pub(super) struct Arrived {
+pub(super) struct Mapped {
     pub(super) index: usize,
-    pub(super) tier: TierId,
-    pub(super) slot: usize,
+    /// Where it has come to, unless it is where it was.
+    pub(super) arrived: Option<(TierId, usize)>,
+    /// Whether the call that did it began or ended with this folio.
+    pub(super) begins: bool,
+    pub(super) ends: bool,
 }
 
 impl<'r> Session<'r> {
     /// A session whose batches take up to `batch` folios.
-    pub(crate) fn new(memory: &'r Mapped, table: &'r FolioTable, batch: usize) -> Self {
+    pub(crate) fn new(
+        memory: &'r super::Mapped,
+        table: &'r FolioTable,
+        keeper: &'r Keeper,
+        batch: usize,
+    ) -> Self {
+        memory.sessions.fetch_add(1, Ordering::Relaxed);
         for tier in &memory.tiers {
             tier.grant(batch);
         }
@@ -79,9 +109,12 @@ impl<'r> Session<'r> {
             memory,
             table,
             epoch: Instant::now(),
+            keeper,
+            locked: memory.locked(),
             cut_off: 0,
-            pass: None,
+            handlers: None,
             ready: Vec::new(),
+            charge: Charge::default(),
             granted: batch,
         }
     }
@@ -110,19 +143,21 @@ impl<'r> Session<'r> {
             source,
             frame: None,
             at: At::Source,
+            mapped_by: None,
         }
     }
 
     fn no_longer_cut_off(&mut self, folios: usize) {
         self.cut_off -= folios;
         if self.cut_off == 0 {
-            self.pass = None;
+            self.handlers = None;
         }
     }
 
-    /// Makes slots ready for a run of folios, as many side by side as there are.
+    /// Makes slots ready for a run of folios, as many side by side as there are, while there are
+    /// mappings for them: each piece can cut one in two places.
     fn make_ready(&mut self, mut folios: Range<usize>, to: TierId) {
-        while !folios.is_empty() {
+        while !folios.is_empty() && self.charge.add(2, self.memory.allowed) {
             let Some(slots) = self.tier(to).take(folios.len(), folios.start) else {
                 return;
             };
@@ -161,19 +196,18 @@ impl<'r> Session<'r> {
                 self.memory.tiers[tier.index()].retire(slot..slot + folios.len());
             }
         }
+        self.charge.set(0);
     }
 
     /// Lays the blind over a run of folios.
     fn cut_off(&mut self, run: &mut [Entry<Held>]) {
-        let blind = self.memory.blind.range();
-        let most = (blind.len() / self.page()).max(1);
+        let most = (self.memory.blind.len() / self.page()).max(1);
         for part in run.chunks_mut(most) {
             let addresses = self.addresses(part[0].held.index, part.len());
-            let cover = blind.start..blind.start + addresses.len();
             // SAFETY: the folios are locked by this session, so no other migrator maps anything
             // there; the region's memory is only reached by atomics and raw pointers, and whoever
-            // meets the blind waits. The blind has no page, so nothing is moved.
-            let laid = unsafe { map::remap(cover, addresses.start, Source::LeftEmpty) };
+            // meets the blind waits.
+            let laid = unsafe { self.memory.blind.lay_over(addresses) };
             for entry in part {
                 // After an error too: it does not say whether the old mapping is still there.
                 entry.held.at = At::Blind;
@@ -190,13 +224,39 @@ impl<'r> Session<'r> {
     fn map_over(&self, folios: Range<usize>, tier: TierId, slot: usize) -> Result<(), CallError> {
         let addresses = self.addresses(folios.start, folios.len());
         let file = self.tier(tier);
-        // SAFETY: the folios are locked by this session and their contents are in these slots.
-        unsafe { map::map_file_fixed(addresses.clone(), file, file.offset(slot)) }?;
-        // Kept from children before anybody can store through it. If this fails the page is right
-        // all the same, and a child that a raw clone makes in this moment shares it.
-        let _ = advise::advise(addresses.clone(), Advice::DontFork);
+        {
+            // A child that is made before the mapping is kept from it would share it, which does no
+            // harm to anybody else. So this does not wait for a fork that takes long.
+            let _pass = gate::enter();
+            // SAFETY: the folios are locked by this session and their contents are in these slots.
+            unsafe { map::map_file_fixed(addresses.clone(), file, file.offset(slot)) }?;
+            let _ = advise::advise(addresses.clone(), Advice::DontFork);
+        }
+        self.lock_again(folios);
         wake(&self.memory.uffd, addresses);
         Ok(())
+    }
+
+    /// Locks into memory what was locked before: the lock went away with the old mapping. What it
+    /// took of the limit went with it, so it is there for this.
+    fn lock_again(&self, folios: Range<usize>) {
+        let Some(layout) = &self.locked else { return };
+        for folio in folios.filter(|&folio| layout.is_mlocked(folio)) {
+            // What is refused all the same is only not kept from being swapped.
+            let _ = map::lock(self.addresses(folio, 1), LockMode::ON_FAULT);
+        }
+    }
+}
+
+/// Notes for a run of folios that one call has mapped them.
+fn mapped_by_one_call(run: &mut [Entry<Held>], at: At) {
+    let last = run.len().saturating_sub(1);
+    for (n, entry) in run.iter_mut().enumerate() {
+        entry.held.at = at;
+        entry.held.mapped_by = Some(MappedBy {
+            begins_here: n == 0,
+            ends_here: n == last,
+        });
     }
 }
 
@@ -271,7 +331,14 @@ impl Platform for Session<'_> {
     }
 
     fn shootdown(&mut self, (): (), entries: &mut [Entry<Held>]) {
-        self.pass = Some(gate::enter());
+        let room = limits::address_space_left();
+        if room.is_some_and(|room| room < entries.len() * self.page() + SPARE_BYTES) {
+            for entry in entries {
+                entry.fail(failed(Step::Shootdown, Why::NoMemory, Errno::NOMEM));
+            }
+            return;
+        }
+        self.handlers = Some(HeldOff::begin());
         for run in entries.chunk_by_mut(|a, b| adjacent(&a.held, &b.held)) {
             self.cut_off(run);
         }
@@ -308,8 +375,7 @@ impl Platform for Session<'_> {
             let mapped = self.map_over(folios.clone(), first.to, first.frame.unwrap_or_default());
             match mapped {
                 Ok(()) => {
-                    run.iter_mut()
-                        .for_each(|entry| entry.held.at = At::Destination);
+                    mapped_by_one_call(run, At::Destination);
                     self.no_longer_cut_off(run.len());
                     // The pages are there; this only saves the threads a fault for each. What it
                     // cannot do now they do themselves.
@@ -347,7 +413,7 @@ impl Platform for Session<'_> {
                 std::thread::sleep(nap);
                 nap = (nap * 2).min(Duration::from_millis(10));
             }
-            run.iter_mut().for_each(|entry| entry.held.at = At::Source);
+            mapped_by_one_call(run, At::Source);
             self.no_longer_cut_off(run.len());
         }
     }
@@ -359,25 +425,29 @@ impl Platform for Session<'_> {
             Some((same, run)) if *same == tier && run.end == slot => run.end += 1,
             _ => freed.push((tier, slot..slot + 1)),
         };
-        let arrived = folios.filter_map(|(_, held)| {
+        let mapped = folios.filter_map(|(_, held)| {
             unlocked.push(held.index);
-            match (at, held.frame) {
+            let arrived = match (at, held.frame) {
                 (Place::Destination, Some(slot)) => {
                     free(held.from, held.source);
-                    Some(Arrived {
-                        index: held.index,
-                        tier: held.to,
-                        slot,
-                    })
+                    Some((held.to, slot))
                 }
                 (_, Some(slot)) => {
                     free(held.to, slot);
                     None
                 }
                 (_, None) => None,
-            }
+            };
+            held.mapped_by.map(|call| Mapped {
+                index: held.index,
+                arrived,
+                begins: call.begins_here,
+                ends: call.ends_here,
+            })
         });
-        self.memory.record(self.table, arrived);
+        // Until the slots are free again too, both tiers have the folios.
+        let mut tally = Tally::new(self.table);
+        self.memory.record(self.table, &mut tally, mapped);
         for index in unlocked {
             if self.table.unlock(index) == Unlocked::FaultWaits {
                 wake(&self.memory.uffd, self.addresses(index, 1));
@@ -392,8 +462,13 @@ impl Platform for Session<'_> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         self.drop_ready();
+        let mut short = false;
         for tier in &self.memory.tiers {
             tier.revoke(self.granted);
+            short |= tier.is_short();
+        }
+        if self.memory.sessions.fetch_sub(1, Ordering::Relaxed) == 1 && short {
+            self.keeper.refill();
         }
     }
 }

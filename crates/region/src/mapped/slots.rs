@@ -44,6 +44,11 @@ impl Slots {
             .or_else(|| self.empty.take(want).map(empty))
     }
 
+    /// Takes up to `want` adjacent slots without memory.
+    pub(crate) fn take_empty(&mut self, want: usize) -> Option<Range<usize>> {
+        self.empty.take(want)
+    }
+
     /// Frees slots.
     pub(crate) fn put(&mut self, slots: Range<usize>, memory: Memory) {
         match memory {

@@ -19,6 +19,9 @@ use super::slots::{Memory, Slots};
 use crate::error::BuildError;
 use crate::tier::{PageSize, Place, Tier};
 
+/// How much of a tier is given memory in the background before events are looked at again.
+const REFILL_BYTES: usize = 1 << 20;
+
 /// What kind of file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -35,6 +38,7 @@ enum Kind {
 pub(crate) struct FileTier {
     file: OwnedFd,
     kind: Kind,
+    merges: bool,
     page: usize,
     /// Where the copiers reach the slots; no page of the region is reached by it otherwise.
     alias: Mapping,
@@ -100,6 +104,7 @@ impl FileTier {
         let tier = Self {
             file,
             kind,
+            merges: tier.place != Place::Hugetlb,
             page,
             alias,
             slots: Mutex::new(Slots::new(capacity, used)),
@@ -130,6 +135,36 @@ impl FileTier {
     fn lock(&self) -> MutexGuard<'_, Slots> {
         // Every change to the sets is complete before anything that could panic.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the kernel makes one mapping of two that continue each other in the file.
+    pub(crate) fn merges(&self) -> bool {
+        self.merges
+    }
+
+    /// Whether fewer free slots have memory than the bound allows.
+    pub(crate) fn is_short(&self) -> bool {
+        self.kind != Kind::Device && self.lock().full() < self.bound
+    }
+
+    /// Gives some free slots memory, up to the bound; says whether there is more to do.
+    pub(crate) fn refill(&self) -> bool {
+        if !self.is_short() {
+            return false;
+        }
+        let step = (REFILL_BYTES / self.page).max(1);
+        let empty = {
+            let mut slots = self.lock();
+            let missing = self.bound.saturating_sub(slots.full());
+            slots.take_empty(missing.min(step))
+        };
+        let Some(slots) = empty else { return false };
+        if advise::populate_write(self.alias_of(slots.clone())).is_err() {
+            self.free(slots);
+            return false;
+        }
+        self.lock().put(slots, Memory::Present);
+        self.is_short()
     }
 
     /// Where the copiers reach slots.

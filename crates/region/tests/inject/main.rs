@@ -181,6 +181,9 @@ fn every_call_fails(kind: Kind, mode: Mode) {
             errno: Errno::BUSY,
         });
     }
+    for bytes in [page * 3, 4096] {
+        faults.push(Fault::Uncounted { bytes });
+    }
     let stop = AtomicBool::new(false);
     let mut fired = 0;
     let mut round = 0;

@@ -51,6 +51,17 @@ pub(crate) fn all<const N: usize>(needs: [Needs; N]) -> Needs {
 }
 
 /// A userfaultfd with these features.
+/// A kernel from this version on.
+#[allow(dead_code, reason = "not every suite has such a need")]
+pub(crate) fn kernel(major: u32, minor: u32) -> Needs {
+    let release = transhume_sys::limits::kernel_release();
+    if release.is_at_least(major, minor) {
+        Ok(())
+    } else {
+        Err(format!("this kernel is older than {major}.{minor}"))
+    }
+}
+
 pub(crate) fn uffd_with(features: Features) -> Needs {
     let probe = probe(Allowed::all()).map_err(|error| error.to_string())?;
     let missing = features.difference(probe.features);

@@ -29,6 +29,11 @@ pub(crate) fn add(suite: &mut Suite) {
         uffd_with(Features::WP_ASYNC | Features::WP_UNPOPULATED),
         write_protect,
     );
+    suite.test(
+        "partial::uncounted_moves",
+        uffd_with(Features::MOVE),
+        uncounted_moves,
+    );
     suite.test("partial::madvise", Ok(()), madvise);
     suite.test("partial::process_madvise", Ok(()), process_madvise);
     let numa = node_at(Pages::filled(1).addr(0))
@@ -52,6 +57,26 @@ fn stop(call: Call) -> Armed {
 
 fn stopped() -> Progress {
     Progress::partial(DONE * page_size(), Errno::BUSY)
+}
+
+fn uncounted_moves() {
+    let uffd = open(Features::MOVE);
+    let (src, dst) = (Pages::filled(COUNT), Pages::new(COUNT));
+    // SAFETY: tests reach their pages by volatile access only.
+    unsafe { uffd.register(dst.all(), RegisterMode::MISSING) }.unwrap();
+    let bytes = DONE * page_size();
+    let _armed = arm(Call::UffdMove, Plan::once(Fault::Uncounted { bytes }));
+    // SAFETY: the source is the test's own.
+    let progress = unsafe {
+        uffd.move_range(
+            dst.addr(0),
+            src.addr(0),
+            COUNT * page_size(),
+            MoveMode::empty(),
+        )
+    };
+    assert_eq!(progress, Progress::partial(0, Errno::EXIST));
+    assert_eq!((dst.present(), src.present()), (DONE, COUNT - DONE));
 }
 
 fn moves() {

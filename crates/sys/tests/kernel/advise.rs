@@ -5,7 +5,7 @@ use transhume_sys::map::HUGE_PAGE;
 use transhume_sys::pagemap::Categories;
 use transhume_sys::{Errno, Progress, map};
 
-use crate::common::{Needs, Pages, Suite, all, page_size, pages_that_are, pattern};
+use crate::common::{Needs, Pages, Suite, all, kernel, page_size, pages_that_are, pattern};
 use crate::uffd::thp;
 
 pub(crate) fn add(suite: &mut Suite) {
@@ -26,6 +26,11 @@ pub(crate) fn add(suite: &mut Suite) {
         "advise::more_than_one_call_takes",
         of_many(),
         more_than_one_call_takes,
+    );
+    suite.test(
+        "advise::dont_need_of_locked_memory",
+        all([crate::map::may_lock(), kernel(5, 18)]),
+        dont_need_of_locked_memory,
     );
     suite.test(
         "advise::stops_at_locked_memory",
@@ -66,6 +71,14 @@ fn populate_and_dont_need() {
     // SAFETY: the test's own pages.
     unsafe { advise::dont_need(pages.range(0..8)) }.unwrap();
     assert_eq!(pages.present(), 4);
+}
+
+fn dont_need_of_locked_memory() {
+    let pages = Pages::filled(8);
+    map::lock(pages.range(2..6), map::LockMode::empty()).unwrap();
+    // SAFETY: the test's own pages.
+    unsafe { advise::dont_need(pages.all()) }.unwrap();
+    assert_eq!(pages.present(), 0);
 }
 
 fn collapse() {

@@ -2,7 +2,8 @@
 //!
 //! `UFFDIO_MOVE` works within one mapping, and between memory that is locked (`mlock`) alike. The
 //! region begins as one mapping; an application that locks or advises a part of it cuts it. That is
-//! found out when the kernel refuses a move, and not looked for before.
+//! found out when the kernel refuses a move, and not looked for before. A mapped region looks for
+//! locks only, which would be lost with the mapping.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -20,6 +21,11 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// How the memory is mapped now.
+    pub(crate) fn read(memory: &Range<usize>, page: usize) -> Self {
+        Self::of(&smaps::read(), memory, page)
+    }
+
     fn of(mappings: &[Vma], memory: &Range<usize>, page: usize) -> Self {
         let mut layout = Self::default();
         for Vma { range, mlocked } in mappings {
@@ -67,7 +73,7 @@ impl Layouts {
 
     /// Looks again; says whether `known` is not how it is.
     pub(crate) fn differs(&self, known: &Layout, memory: &Range<usize>, page: usize) -> bool {
-        let found = Layout::of(&smaps::read(), memory, page);
+        let found = Layout::read(memory, page);
         let differs = found != *known;
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(found);
         differs
