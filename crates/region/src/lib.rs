@@ -31,14 +31,10 @@
 //!   condition variables lose wake-ups when their page moves.
 //! - A robust mutex whose owner dies while its page is cut off is not released. Hold such pages, and
 //!   the stacks of threads, by [`Region::pin`], or keep them elsewhere.
-//! - A signal handler that touches the region can wait for the very thread that it runs on. Block
-//!   signals with such handlers on threads that migrate.
-//! - `mlockall` does not go together with a region: a mapped one reads wrong data with `MCL_FUTURE`
-//!   and does not return from `MCL_CURRENT`; an anonymous one does not migrate. `mlock` of a part of
-//!   a mapped region is lost when the part moves.
-//! - Tight limits of mappings, or of `RLIMIT_DATA` and `RLIMIT_AS`, can be met in the middle of a
-//!   migration of mapped memory, which then waits or ends the program.
-//! - A program's own `pthread_atfork` handler must not take a lock that is held around a migration.
+//! - After a copy-on-write (a fork), a page that was given back, or the kernel's own NUMA balancing, a
+//!   page of an anonymous region can be on another node than [`Region::tier_of`] says, and with
+//!   [`Pins::Declared`] its frame can go on to serve that tier.
+//! - Before Linux 6.18 `UFFDIO_MOVE` flushes page by page, so anonymous batches save little there.
 //! - A [`AnyCopier`] of your own must not keep a job beyond its call.
 //!
 //! # Forks

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
-use transhume_sys::map::Mapping;
+use transhume_sys::map::{self, Mapping};
 use transhume_sys::uffd::{RegisterMode, Uffd};
 
 use super::place_on;
@@ -369,6 +369,10 @@ impl FramePool {
         if let Some(node) = self.node {
             place_on(mapping.range(), node)?;
         }
+        // A process that locks all its memory gets it locked and full.
+        map::unlock(mapping.range())?;
+        // SAFETY: the mapping is the pool's own, and nothing has been stored there.
+        unsafe { advise::dont_need(mapping.range()) }?;
         if kind == Slots::Staging {
             // SAFETY: the mapping is the pool's own and is only reached by raw pointers.
             unsafe { uffd.register(mapping.range(), RegisterMode::MISSING) }?;

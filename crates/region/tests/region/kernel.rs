@@ -1,11 +1,10 @@
 //! The kernel's own accesses to pages under migration: system calls, io_uring, futexes, and the
 //! eyes of a debugger.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -130,30 +129,10 @@ fn pipes(region: &Region) {
     });
 }
 
-/// A file for direct I/O, deleted already.
-pub(crate) fn direct_file() -> io::Result<File> {
-    let name = format!(
-        "transhume-direct-{}-{:?}",
-        std::process::id(),
-        std::thread::current().id()
-    );
-    let path: PathBuf = std::env::temp_dir().join(name);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(&path)?;
-    std::fs::remove_file(path)?;
-    file.set_len(1 << 20)?;
-    Ok(file)
-}
-
 /// Direct I/O pins the pages: a page in flight stays where it is, and no byte is lost.
 fn direct_io() {
     let region = two_nodes(64).build().unwrap();
-    let file = direct_file().unwrap();
+    let file = crate::needs::direct_file().unwrap();
     let pinned = |why| {
         matches!(
             why,

@@ -1,6 +1,9 @@
 //! What the machine must offer for a case to mean something.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use transhume_sys::uffd::{Allowed, Features, probe};
 
@@ -47,7 +50,7 @@ impl Need {
             Self::IoUring => io_uring::IoUring::new(2)
                 .err()
                 .map(|error| format!("no io_uring: {error}")),
-            Self::DirectIo => crate::kernel::direct_file().err().map(|error| {
+            Self::DirectIo => direct_file().err().map(|error| {
                 format!(
                     "no direct I/O in {}: {error}",
                     std::env::temp_dir().display()
@@ -68,4 +71,24 @@ fn feature(feature: Features, name: &str) -> Option<String> {
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
+}
+
+/// A file for direct I/O, deleted already.
+pub(crate) fn direct_file() -> io::Result<File> {
+    let name = format!(
+        "transhume-direct-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    );
+    let path: PathBuf = std::env::temp_dir().join(name);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(&path)?;
+    std::fs::remove_file(path)?;
+    file.set_len(1 << 20)?;
+    Ok(file)
 }
