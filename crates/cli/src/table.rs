@@ -79,7 +79,9 @@ pub(crate) fn fold(text: &str, width: usize) -> String {
 
 /// The width of the terminal, or 120 characters where standard output is none.
 pub(crate) fn width() -> usize {
-    Table::new().width().map_or(120, usize::from)
+    // A terminal that does not know its size says zero.
+    let width = Table::new().width().filter(|&width| width > 0);
+    width.map_or(120, usize::from)
 }
 
 /// A count per second or of bytes, in three digits and a unit: `2.48 M`.
