@@ -1,4 +1,4 @@
-//! Which pages have a request under way, and how many are on their way to each tier.
+//! Which pages have a request under way, and the room that is kept for them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,8 +15,6 @@ pub(crate) struct Claims {
 #[derive(Debug)]
 struct Open {
     pages: RunSet,
-    to: TierId,
-    asked: usize,
     number: u64,
 }
 
@@ -33,18 +31,20 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) struct Claim<'c> {
     claims: &'c Claims,
+    table: &'c FolioTable,
+    to: TierId,
     number: u64,
 }
 
 impl Claims {
     /// Claims `pages` for a request that moves them to `to`, of which `capacity` pages is the limit.
-    pub(crate) fn claim(
-        &self,
+    pub(crate) fn claim<'c>(
+        &'c self,
         pages: RunSet,
         to: TierId,
         capacity: usize,
-        table: &FolioTable,
-    ) -> Result<Claim<'_>, Refused> {
+        table: &'c FolioTable,
+    ) -> Result<Claim<'c>, Refused> {
         let mut open = self.lock();
         let taken = open
             .iter()
@@ -52,35 +52,16 @@ impl Claims {
         if let Some(page) = taken {
             return Err(Refused::Overlap { page });
         }
-        let elsewhere = |pages: &RunSet| {
-            pages
-                .iter()
-                .flatten()
-                .filter(|&page| table.tier(page) != to)
-                .count()
-        };
-        let asked = elsewhere(&pages);
-        let alike = || open.iter().filter(|other| other.to == to);
-        // Those that have arrived of a request under way are counted twice here, which does no
-        // harm where there is room all the same, and saves looking at its pages.
-        let at_most = alike().map(|other| other.asked).sum::<usize>();
-        if table.population(to) + at_most + asked > capacity {
-            // Those on their way first: who arrives meanwhile is counted twice, and never missed.
-            let coming = alike().map(|other| elsewhere(&other.pages)).sum::<usize>();
-            let used = coming + table.population(to);
-            if used + asked > capacity {
-                return Err(Refused::Full { used, asked });
-            }
-        }
+        let asked = elsewhere(&pages, to, table);
+        table
+            .take_room(to, asked, capacity)
+            .map_err(|used| Refused::Full { used, asked })?;
         let number = open.last().map_or(0, |last| last.number + 1);
-        open.push(Open {
-            pages,
-            to,
-            asked,
-            number,
-        });
+        open.push(Open { pages, number });
         Ok(Claim {
             claims: self,
+            table,
+            to,
             number,
         })
     }
@@ -93,8 +74,18 @@ impl Claims {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.claims.lock().retain(|open| open.number != self.number);
+        let mut open = self.claims.lock();
+        if let Some(at) = open.iter().position(|open| open.number == self.number) {
+            let stayed = elsewhere(&open.remove(at).pages, self.to, self.table);
+            self.table.free_room(self.to, stayed);
+        }
     }
+}
+
+/// How many of these pages are in another tier. Nobody moves them but whoever has claimed them.
+fn elsewhere(pages: &RunSet, to: TierId, table: &FolioTable) -> usize {
+    let away = |&page: &usize| table.tier(page) != to;
+    pages.iter().flatten().filter(away).count()
 }
 
 fn first_common(a: &RunSet, b: &RunSet) -> Option<usize> {
@@ -138,19 +129,17 @@ mod tests {
     fn room_counts_those_on_their_way_once() {
         let (claims, table) = (Claims::default(), table());
         let claim = |range, to| claims.claim(pages(range), TierId(to), 6, &table);
-        let _first = claim(0..4, 1).unwrap();
-        assert_eq!(
-            claim(4..8, 1).unwrap_err(),
-            Refused::Full { used: 4, asked: 4 }
-        );
+        let first = claim(0..4, 1).unwrap();
+        let full = |used| Refused::Full { used, asked: 4 };
+        assert_eq!(claim(4..8, 1).unwrap_err(), full(4));
         let mut tally = Tally::new(&table);
         tally.moved(0, TierId(0), TierId(1));
         tally.moved(1, TierId(0), TierId(1));
         drop(tally);
-        assert_eq!(
-            claim(4..8, 1).unwrap_err(),
-            Refused::Full { used: 4, asked: 4 }
-        );
+        assert_eq!(claim(4..8, 1).unwrap_err(), full(4));
         drop(claim(4..6, 1).unwrap());
+        drop(first);
+        drop(claim(4..8, 1).unwrap());
+        assert_eq!(table.population(TierId(1)), 2, "the others stayed");
     }
 }

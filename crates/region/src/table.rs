@@ -47,8 +47,9 @@ pub(crate) enum FaultSeen {
 pub(crate) struct FolioTable {
     state: Box<[AtomicU8]>,
     tier: Box<[AtomicU8]>,
-    /// How many folios are in each tier.
-    population: Box<[AtomicUsize]>,
+    /// How many folios each tier has room taken for: those in it, those on their way to it, and
+    /// those that have left it until their frames are free.
+    taken: Box<[AtomicUsize]>,
 }
 
 impl FolioTable {
@@ -57,9 +58,9 @@ impl FolioTable {
         let table = Self {
             state: (0..folios).map(|_| AtomicU8::new(0)).collect(),
             tier: (0..folios).map(|_| AtomicU8::new(0)).collect(),
-            population: (0..tiers).map(|_| AtomicUsize::new(0)).collect(),
+            taken: (0..tiers).map(|_| AtomicUsize::new(0)).collect(),
         };
-        table.population[0].store(folios, Ordering::Relaxed);
+        table.taken[0].store(folios, Ordering::Relaxed);
         table
     }
 
@@ -69,7 +70,31 @@ impl FolioTable {
 
     /// How many folios are in a tier.
     pub(crate) fn population(&self, tier: TierId) -> usize {
-        self.population[tier.index()].load(Ordering::SeqCst)
+        let there = |other: &&AtomicU8| other.load(Ordering::Relaxed) == tier.0;
+        self.tier.iter().filter(there).count()
+    }
+
+    /// Takes room for `folios` more in a tier that holds `capacity`; arriving takes no more.
+    ///
+    /// # Errors
+    ///
+    /// How many have taken room already, if these do not fit; then none is taken.
+    pub(crate) fn take_room(
+        &self,
+        tier: TierId,
+        folios: usize,
+        capacity: usize,
+    ) -> Result<(), usize> {
+        self.taken[tier.index()]
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                taken.checked_add(folios).filter(|&sum| sum <= capacity)
+            })
+            .map(drop)
+    }
+
+    /// Gives back the room of folios that have left a tier, or will not come.
+    pub(crate) fn free_room(&self, tier: TierId, folios: usize) {
+        self.taken[tier.index()].fetch_sub(folios, Ordering::Relaxed);
     }
 
     /// Memory that the table takes.
@@ -78,19 +103,12 @@ impl FolioTable {
     }
 
     pub(crate) fn tier(&self, folio: usize) -> TierId {
-        TierId(self.tier[folio].load(Ordering::SeqCst))
+        TierId(self.tier[folio].load(Ordering::Relaxed))
     }
 
-    /// Records that a folio has come to a tier; its lock must be held. The tier that it has left
-    /// counts it until [`count_left`](Self::count_left).
+    /// Records that a folio has come to a tier, where room was taken for it; its lock must be held.
     fn arrive(&self, folio: usize, tier: TierId) {
-        // In this order, which a claim relies on: nobody finds room that is taken.
-        self.population[tier.index()].fetch_add(1, Ordering::SeqCst);
-        self.tier[folio].store(tier.0, Ordering::SeqCst);
-    }
-
-    fn count_left(&self, tier: TierId, folios: usize) {
-        self.population[tier.index()].fetch_sub(folios, Ordering::SeqCst);
+        self.tier[folio].store(tier.0, Ordering::Relaxed);
     }
 
     pub(crate) fn try_lock(&self, folio: usize) -> Result<(), Refused> {
@@ -191,8 +209,8 @@ impl FolioTable {
     }
 }
 
-/// Counts folios that have moved, and takes them off the tiers that they have left when it is
-/// dropped.
+/// Counts folios that have moved, and frees their room in the tiers that they have left when it is
+/// dropped: when their frames are free too.
 #[derive(Debug)]
 pub(crate) struct Tally<'t> {
     table: &'t FolioTable,
@@ -218,7 +236,7 @@ impl<'t> Tally<'t> {
 
     fn flush(&mut self) {
         if let Some((from, count)) = self.left.take() {
-            self.table.count_left(from, count);
+            self.table.free_room(from, count);
         }
     }
 }
@@ -299,16 +317,27 @@ mod tests {
     }
 
     #[test]
-    fn the_population_follows_the_folios() {
-        let table = table();
-        let populations = || (table.population(TierId(0)), table.population(TierId(1)));
+    fn room_is_free_when_all_have_left() {
+        let (table, near, far) = (table(), TierId(0), TierId(1));
+        assert_eq!(table.take_room(far, 3, 2), Err(0));
+        assert_eq!(table.take_room(far, 2, 2), Ok(()));
         let mut tally = Tally::new(&table);
-        tally.moved(1, TierId(0), TierId(1));
-        tally.moved(2, TierId(0), TierId(1));
-        assert_eq!(populations(), (4, 2), "both have them until all is done");
+        tally.moved(1, near, far);
+        tally.moved(2, near, far);
+        assert_eq!((table.tier(0), table.tier(2)), (near, far));
+        assert_eq!((table.population(near), table.population(far)), (2, 2));
+        assert_eq!(
+            table.take_room(near, 1, 4),
+            Err(4),
+            "their frames are not free"
+        );
+        assert_eq!(
+            table.take_room(far, 1, 2),
+            Err(2),
+            "those that arrive count once"
+        );
         drop(tally);
-        assert_eq!((table.tier(0), table.tier(2)), (TierId(0), TierId(1)));
-        assert_eq!(populations(), (2, 2));
+        assert_eq!(table.take_room(near, 2, 4), Ok(()));
     }
 
     #[test]
