@@ -20,6 +20,7 @@ mod kernel;
 mod locked;
 mod migrate;
 mod needs;
+mod nodes;
 mod pinned;
 mod refusals;
 mod stalls;
@@ -40,6 +41,7 @@ fn main() {
         pinned::CASES,
         stalls::CASES,
         refusals::CASES,
+        nodes::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();

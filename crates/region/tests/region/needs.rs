@@ -24,6 +24,8 @@ pub(crate) enum Need {
     DirectIo,
     /// The right to give privileges up.
     Root,
+    /// Memory on nodes 0 and 1.
+    TwoNodes,
 }
 
 impl Need {
@@ -57,6 +59,12 @@ impl Need {
                 )
             }),
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
+            Self::TwoNodes => {
+                let nodes = transhume_sys::numa::nodes_with_memory().unwrap_or_default();
+                (!nodes.starts_with(&[0, 1])).then(|| {
+                    format!("needs memory on NUMA nodes 0 and 1, there is some on {nodes:?}")
+                })
+            }
         }
     }
 }
