@@ -108,11 +108,12 @@ fn word(region: &Region, index: usize) -> &AtomicU64 {
 }
 
 /// write(2) from pages of the region, read(2) into others.
-fn pipes(region: &Region) {
+pub(crate) fn pipes(region: &Region) {
     let (reader, writer): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
+    let half = region.pages() / 2;
     while_migrating(region, never, || {
         for round in 0..4000_usize {
-            let (from, to) = (round * 7 % 128, 128 + round * 11 % 128);
+            let (from, to) = (round * 7 % half, half + round * 11 % half);
             let value = 0xABCD_0000 + round as u64;
             word(region, from).store(value, Ordering::Relaxed);
             // SAFETY: both pages are the region's, and only reached by atomics and the kernel.

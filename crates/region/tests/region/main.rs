@@ -14,6 +14,7 @@
     reason = "a test"
 )]
 
+mod dax;
 mod forks;
 mod herd;
 mod kernel;
@@ -42,6 +43,7 @@ fn main() {
         stalls::CASES,
         refusals::CASES,
         nodes::CASES,
+        dax::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();

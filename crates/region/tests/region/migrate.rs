@@ -101,7 +101,7 @@ pub(crate) fn two_memfds(pages: usize) -> Builder {
 }
 
 /// Moves everything back and forth under two threads of an application.
-fn back_and_forth(region: &Region, rounds: usize, options: &Options) {
+pub(crate) fn back_and_forth(region: &Region, rounds: usize, options: &Options) {
     herd::fill(region);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

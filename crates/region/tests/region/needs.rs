@@ -26,6 +26,8 @@ pub(crate) enum Need {
     Root,
     /// Memory on nodes 0 and 1.
     TwoNodes,
+    /// A DAX device that may be overwritten.
+    DaxDevice,
 }
 
 impl Need {
@@ -59,6 +61,9 @@ impl Need {
                 )
             }),
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
+            Self::DaxDevice => std::env::var_os("TRANSHUME_DAX_DEVICE").is_none().then(|| {
+                "set TRANSHUME_DAX_DEVICE to a DAX device that may be overwritten".to_owned()
+            }),
             Self::TwoNodes => {
                 let nodes = transhume_sys::numa::nodes_with_memory().unwrap_or_default();
                 (!nodes.starts_with(&[0, 1])).then(|| {
