@@ -26,6 +26,8 @@ pub(crate) enum Need {
     Root,
     /// Memory on nodes 0 and 1.
     TwoNodes,
+    /// The kernel's automatic NUMA balancing.
+    Balancing,
     /// A DAX device that may be overwritten.
     DaxDevice,
 }
@@ -64,6 +66,12 @@ impl Need {
             Self::DaxDevice => std::env::var_os("TRANSHUME_DAX_DEVICE").is_none().then(|| {
                 "set TRANSHUME_DAX_DEVICE to a DAX device that may be overwritten".to_owned()
             }),
+            Self::Balancing => {
+                let balancing = read("/proc/sys/kernel/numa_balancing");
+                matches!(balancing.trim(), "" | "0").then(|| {
+                    "automatic NUMA balancing is off (sysctl kernel.numa_balancing)".to_owned()
+                })
+            }
             Self::TwoNodes => {
                 let nodes = transhume_sys::numa::nodes_with_memory().unwrap_or_default();
                 (!nodes.starts_with(&[0, 1])).then(|| {

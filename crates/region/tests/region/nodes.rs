@@ -64,14 +64,19 @@ pub(crate) const CASES: &[Case] = &[
         || copy_on_write(&near_and_far(4, PageSize::Huge)),
     ),
     Case(
-        "nodes::unsharing_for_a_migration_that_stays_keeps_the_node",
+        "nodes::held_pages_of_a_parent_stay_on_the_node",
         &[Need::Move, Need::TwoNodes],
-        unshared_and_pinned,
+        held_while_shared,
     ),
     Case(
         "nodes::given_back_pages_come_back_on_the_node",
         &[Need::Move, Need::TwoNodes],
         given_back,
+    ),
+    Case(
+        "nodes::the_kernel_does_not_balance_them",
+        &[Need::Move, Need::TwoNodes, Need::Balancing],
+        not_balanced,
     ),
 ];
 
@@ -278,9 +283,9 @@ fn copy_on_write(builder: &Builder) {
     );
 }
 
-/// A page that was made the parent's own for a migration, and could then not move because it is
-/// pinned for the kernel, is on the node where it was.
-fn unshared_and_pinned() {
+/// Pages that a child shares are not touched by requests that have nothing to do with them, or that
+/// must leave them because they are held.
+fn held_while_shared() {
     let region = near_and_far(64, PageSize::Base).build().unwrap();
     herd::fill(&region);
     let report = region.migrate(.., "far", &Options::new()).unwrap();
@@ -290,8 +295,7 @@ fn unshared_and_pinned() {
     let report = region.migrate(.., "far", &Options::new()).unwrap();
     assert_eq!(report.already_there(), 64);
     assert_in_place(&region, "after a request that had nothing to do");
-    // While the pages move to the near node they are unshared first; a tier that cannot take all of
-    // them leaves some where they were.
+    // The others are made the parent's own and move.
     let pin = region.pin(0..8).unwrap();
     let report = region.migrate(.., "near", &Options::new()).unwrap();
     drop(pin);
@@ -317,4 +321,24 @@ fn given_back() {
         word.store(1, Ordering::Relaxed);
     }
     assert_in_place(&region, "after a store to each");
+}
+
+/// While nothing migrates, threads on the near node's CPUs use pages of the far one. The kernel's own
+/// balancing would bring those near.
+fn not_balanced() {
+    for page_size in [PageSize::Base, PageSize::Huge] {
+        let pages = (16 << 20) / page_size.bytes();
+        let region = near_and_far(pages, page_size).build().unwrap();
+        herd::fill(&region);
+        let report = region.migrate(.., "far", &Options::new()).unwrap();
+        assert!(report.is_complete(), "{:?}", report.stayed().next());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let herd = Herd::graze(scope, &region, 2, &stop);
+            // Longer than it takes the kernel to begin, a second, and to look at everything.
+            std::thread::sleep(Duration::from_secs(6));
+            herd.gather();
+        });
+        assert_in_place(&region, &format!("after 6 s, pages of {page_size}"));
+    }
 }
