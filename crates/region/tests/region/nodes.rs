@@ -64,6 +64,11 @@ pub(crate) const CASES: &[Case] = &[
         || copy_on_write(&near_and_far(4, PageSize::Huge)),
     ),
     Case(
+        "nodes::strayed_frames_are_not_destinations",
+        &[Need::Move, Need::TwoNodes],
+        strayed_frames,
+    ),
+    Case(
         "nodes::held_pages_of_a_parent_stay_on_the_node",
         &[Need::Move, Need::TwoNodes],
         held_while_shared,
@@ -281,6 +286,41 @@ fn copy_on_write(builder: &Builder) {
         (None, None),
         "after the stores, and after the next request for the same tier"
     );
+}
+
+/// Whatever the kernel placed elsewhere by itself, a migration that says it is complete has put every
+/// page on the node of its tier: the frame that a strayed page leaves is not one of its tier's node.
+fn strayed_frames() {
+    for (pool, part) in [(64, 64), (256, 64), (256, 256), (1024, 256), (1024, 32)] {
+        let region = near_and_far(256, PageSize::Base)
+            .pins(Pins::Declared)
+            .pool_bytes(pool * 4096)
+            .build()
+            .unwrap();
+        herd::fill(&region);
+        let migrate = |pages: Range<usize>, tier| {
+            let report = region.migrate(pages, tier, &Options::new()).unwrap();
+            assert!(report.is_complete(), "{:?}", report.stayed().next());
+        };
+        migrate(0..256, "far");
+        let child = Child::fork();
+        for word in region.words().iter().step_by(512) {
+            word.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(child);
+        for start in (0..256).step_by(part) {
+            migrate(start..start + part, "near");
+            migrate(start..start + part, "far");
+        }
+        assert_in_place(
+            &region,
+            &format!("a pool of {pool} and {part} pages at a time, to 'near' and to 'far'"),
+        );
+        for tier in ["near", "far", "near", "far"] {
+            migrate(0..256, tier);
+            assert_in_place(&region, &format!("a pool of {pool}, all to '{tier}'"));
+        }
+    }
 }
 
 /// Pages that a child shares are not touched by requests that have nothing to do with them, or that
