@@ -319,7 +319,7 @@ impl<'p, P: Platform> Batch<'p, P> {
 
     fn part_with_last_if_at(&mut self, to: P::Tier) {
         let platform = &mut *self.platform;
-        let is_there = |entry: &mut Entry<P::Held>| platform.tier(entry.folio(), &entry.held) == to;
+        let is_there = |entry: &mut Entry<P::Held>| platform.is_in(entry.folio(), &entry.held, to);
         if let Some(entry) = self.work.entries.pop_if(is_there) {
             self.work.ended.push((entry.index, Outcome::AlreadyThere));
             let mut released = core::iter::once((entry.folio(), entry.held));

@@ -52,8 +52,8 @@ pub trait Platform {
     /// As [`try_lock`](Platform::try_lock); [`Why::Busy`] once a bounded wait has passed.
     fn lock(&mut self, folio: Folio, alone: &Alone) -> Result<Self::Held, Failure>;
 
-    /// Where the folio is.
-    fn tier(&self, folio: Folio, held: &Self::Held) -> Self::Tier;
+    /// Whether the folio is in this tier already, and nothing is to be done about it.
+    fn is_in(&self, folio: Folio, held: &Self::Held, tier: Self::Tier) -> bool;
 
     /// Finds each folio a frame at `to`. In a batch ([`Wait::Never`]) it must not wait.
     fn reserve(&mut self, entries: &mut [Entry<Self::Held>], to: Self::Tier, wait: &Wait);

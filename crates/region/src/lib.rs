@@ -31,9 +31,9 @@
 //!   condition variables lose wake-ups when their page moves.
 //! - A robust mutex whose owner dies while its page is cut off is not released. Hold such pages, and
 //!   the stacks of threads, by [`Region::pin`], or keep them elsewhere.
-//! - After a copy-on-write (a fork), a page that was given back, or the kernel's own NUMA balancing, a
-//!   page of an anonymous region can be on another node than [`Region::tier_of`] says, and with
-//!   [`Pins::Declared`] its frame can go on to serve that tier.
+//! - A copy that the kernel makes by itself, as for a store to a page that a child shares, can be on
+//!   another node than [`Region::tier_of`] says. The next request that asks for the page's tier moves
+//!   it there.
 //! - Before Linux 6.18 `UFFDIO_MOVE` flushes page by page, so anonymous batches save little there.
 //! - A [`AnyCopier`] of your own must not keep a job beyond its call.
 //!

@@ -713,7 +713,7 @@ impl Platform for Machine {
         self.hold(folio)
     }
 
-    fn tier(&self, folio: Folio, held: &Held) -> Tier {
+    fn is_in(&self, folio: Folio, held: &Held, tier: Tier) -> bool {
         self.assert_held(folio, held, Stage::Locked);
         let panics = self.troubles.iter().any(|trouble| {
             trouble.call == Call::Tier && trouble.folio == folio && trouble.what == What::Panic
@@ -721,7 +721,7 @@ impl Platform for Machine {
         if panics {
             resume_unwind(Box::new(PLANNED));
         }
-        self.frames[held.source.0].tier
+        self.frames[held.source.0].tier == tier
     }
 
     fn reserve(&mut self, entries: &mut [Entry<Held>], to: Tier, wait: &Wait) {

@@ -1,6 +1,7 @@
 //! Anonymous backing: the pages of a region are anonymous memory, its tiers are NUMA nodes.
 
 mod moves;
+mod nodes;
 mod pool;
 mod seclusion;
 mod session;
@@ -14,7 +15,7 @@ use transhume_sys::map::Mapping;
 use transhume_sys::numa::{self, PageStatus};
 use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
 use transhume_sys::uffd::{Event, RegisterMode, Uffd, Waiters};
-use transhume_sys::{CallError, Errno};
+use transhume_sys::{CallError, Errno, Progress};
 
 use self::pool::FramePool;
 pub(crate) use self::pool::SourceFrames;
@@ -69,18 +70,17 @@ impl Anonymous {
         let memory = Mapping::reserve_aligned(pages * page_size.bytes(), TABLE_BYTES)?;
         advise::advise(memory.range(), page_size.advice())?;
         {
-            // The policy is the thread's and not the mapping's: pages that come back later are
-            // placed by their tier.
             let _policy = numa::ThreadPolicy::bind(nodes[0])?;
             advise::populate_write(memory.range())?;
         }
-        // SAFETY: the memory is the region's own; it hands out atomics and raw pointers only.
-        unsafe { uffd.register(memory.range(), RegisterMode::MISSING) }?;
-
         let mut distinct = nodes.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let pool = |&node| FramePool::new(Some(node), page_size, source_frames, pooled);
+        nodes::allow(&memory, &distinct)?;
+        // SAFETY: the memory is the region's own; it hands out atomics and raw pointers only.
+        unsafe { uffd.register(memory.range(), RegisterMode::MISSING) }?;
+
+        let pool = |&node| FramePool::new(node, page_size, source_frames, pooled);
         let number = |node| distinct.iter().position(|other| other == node).unwrap_or(0);
         Ok(Self {
             uffd,
@@ -157,6 +157,9 @@ impl Anonymous {
             if self.has_page(address) == Some(true) {
                 break;
             }
+            if self.has_several_nodes() && self.fill_from_tier(table, index) {
+                break;
+            }
             // If somebody was faster, the next look tells.
             if table.try_lock_for_fault(index).is_ok() {
                 self.fill_with_zeros(page.clone());
@@ -196,14 +199,21 @@ impl Anonymous {
         }
     }
 
+    /// What the kernel did, where it has miscounted: Linux 6.18 can move pages and then stop with
+    /// `EEXIST` at the first of them, as if it had not. A page that is gone from its source has been
+    /// moved, since nobody else takes pages away from a locked folio or from a slot.
+    fn counted(&self, progress: Progress, source: usize) -> Progress {
+        let page = source + progress.done;
+        if progress.stopped == Some(Errno::EXIST) && self.is_gone(page) {
+            Progress::partial(progress.done + BASE_PAGE, Errno::AGAIN)
+        } else {
+            progress
+        }
+    }
+
     /// Asks for zeros and wakes nobody. Where there is a page, where memory is short or where the
     /// address space is changing the kernel refuses; the thread faults again when it is woken.
     fn fill_with_zeros(&self, page: Range<usize>) {
         let _ = self.uffd.zeropage(page, Waiters::LeaveAsleep);
     }
-}
-
-/// Makes the pages that will be allocated in `range` be of one node.
-fn place_on(range: Range<usize>, node: u32) -> Result<(), CallError> {
-    numa::bind(range, node)
 }

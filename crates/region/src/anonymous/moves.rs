@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use transhume_engine::{Entry, Step, Why};
 use transhume_sys::uffd::{CopyMode, MoveMode};
-use transhume_sys::{Errno, Progress, advise};
+use transhume_sys::{Errno, advise};
 
 use super::session::{At, Busy, Held, Session};
 use crate::BASE_PAGE;
@@ -29,7 +29,7 @@ impl Session<'_> {
                     MoveMode::DONTWAKE,
                 )
             };
-            let progress = self.counted(progress, from + rest.start);
+            let progress = self.memory.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for entry in &mut run[done] {
                 entry.held.at = At::Staging;
@@ -75,18 +75,6 @@ impl Session<'_> {
         }
     }
 
-    /// What the kernel did, where it has miscounted: Linux 6.18 can move pages and then stop with
-    /// `EEXIST` at the first of them, as if it had not. A page that is gone from its source has been
-    /// moved, since nobody else takes pages away from a locked folio or from a slot.
-    fn counted(&self, progress: Progress, source: usize) -> Progress {
-        let page = source + progress.done;
-        if progress.stopped == Some(Errno::EXIST) && self.memory.is_gone(page) {
-            Progress::partial(progress.done + BASE_PAGE, Errno::AGAIN)
-        } else {
-            progress
-        }
-    }
-
     /// Moves a run of frames, adjacent in the slots and in the region, into the region.
     pub(super) fn move_in(&mut self, run: &mut [Entry<Held>]) {
         let first = &run[0].held;
@@ -104,7 +92,7 @@ impl Session<'_> {
                     MoveMode::empty(),
                 )
             };
-            let progress = self.counted(progress, from + rest.start);
+            let progress = self.memory.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for entry in &mut run[done] {
                 entry.held.at = At::Destination;
@@ -142,7 +130,7 @@ impl Session<'_> {
                     .uffd
                     .move_range(to, from, rest, MoveMode::empty())
             };
-            let moved = self.counted(moved, from);
+            let moved = self.memory.counted(moved, from);
             done += moved.done;
             if moved.done > 0 || moved.stopped.is_none() {
                 continue;

@@ -19,9 +19,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
 use transhume_sys::map::{self, Mapping};
+use transhume_sys::numa;
 use transhume_sys::uffd::{RegisterMode, Uffd};
 
-use super::place_on;
 use crate::TABLE_BYTES;
 
 use crate::runs::RunSet;
@@ -71,7 +71,7 @@ struct State {
 /// The frames and empty slots of one place.
 #[derive(Debug)]
 pub(crate) struct FramePool {
-    node: Option<u32>,
+    node: u32,
     page_size: PageSize,
     source_frames: SourceFrames,
     /// Frames that are kept when no request is under way.
@@ -84,7 +84,7 @@ pub(crate) struct FramePool {
 
 impl FramePool {
     pub(crate) fn new(
-        node: Option<u32>,
+        node: u32,
         page_size: PageSize,
         source_frames: SourceFrames,
         bound: usize,
@@ -98,6 +98,16 @@ impl FramePool {
             wanted: AtomicBool::new(false),
             state: Mutex::default(),
         }
+    }
+
+    /// Where its frames are.
+    pub(crate) fn node(&self) -> u32 {
+        self.node
+    }
+
+    /// Where the frames must be that pages leave to it, if these serve again.
+    pub(crate) fn reused_on(&self) -> Option<u32> {
+        (self.source_frames == SourceFrames::Reuse).then_some(self.node)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -366,9 +376,7 @@ impl FramePool {
         // A child of a fork would share the frames, and shared ones cannot be moved.
         advise::advise(mapping.range(), Advice::DontFork)?;
         advise::advise(mapping.range(), self.page_size.advice())?;
-        if let Some(node) = self.node {
-            place_on(mapping.range(), node)?;
-        }
+        numa::bind(mapping.range(), self.node)?;
         // A process that locks all its memory gets it locked and full.
         map::unlock(mapping.range())?;
         // SAFETY: the mapping is the pool's own, and nothing has been stored there.

@@ -58,6 +58,8 @@ pub(crate) struct Session<'r> {
     pub(super) layout_is_right: bool,
     /// Whether the kernel has refused what should be right.
     pub(super) layout_in_doubt: bool,
+    /// Folios of this batch that are in the tier asked for by the table, but not on its node.
+    pub(super) astray: Vec<usize>,
     pub(super) granted: usize,
     /// Slots that this batch has taken and not reserved yet.
     pub(super) ready: Vec<Ready>,
@@ -80,6 +82,8 @@ pub(crate) struct Held {
     pub(super) frame: Option<NonZeroUsize>,
     pub(super) at: At,
     pub(super) mlocked: bool,
+    /// On another node than its tier's.
+    pub(super) astray: bool,
     pub(super) soiled: Soiled,
 }
 
@@ -125,6 +129,7 @@ impl<'r> Session<'r> {
             layout: memory.layouts.latest(),
             layout_is_right: false,
             layout_in_doubt: false,
+            astray: Vec::new(),
             granted: batch,
             ready: Vec::new(),
         }
@@ -163,6 +168,7 @@ impl<'r> Session<'r> {
             frame: None,
             at: At::Source,
             mlocked,
+            astray: self.astray.binary_search(&index).is_ok(),
             soiled: Soiled::default(),
         }
     }
@@ -220,14 +226,19 @@ impl Platform for Session<'_> {
         self.busy.extend(busy);
         self.new_busy.reserve(folios.len());
         self.drop_ready();
+        let (there, elsewhere): (Vec<usize>, Vec<usize>) = folios
+            .iter()
+            .map(|&folio| index_of(folio))
+            .partition(|&index| self.table.tier(index) == to);
+        self.astray = if self.memory.has_several_nodes() {
+            self.astray(&there, self.pool(to).node())
+        } else {
+            Vec::new()
+        };
+        self.astray.sort_unstable();
         let mut leaving = Vec::with_capacity(folios.len());
-        for &folio in folios {
-            let index = index_of(folio);
-            let from = self.table.tier(index);
-            if from == to {
-                continue;
-            }
-            leaving.push((index, self.memory.pool_number(from)));
+        for &index in elsewhere.iter().chain(&self.astray) {
+            leaving.push((index, self.memory.pool_number(self.table.tier(index))));
             if let Some(busy) = self.busy.get_mut(&index) {
                 *busy = Busy::Unshared;
                 // A store by nobody: what is shared since a fork becomes ours alone. If that fails,
@@ -258,8 +269,8 @@ impl Platform for Session<'_> {
         Ok(self.held(index))
     }
 
-    fn tier(&self, _folio: Folio, held: &Held) -> TierId {
-        held.from
+    fn is_in(&self, _folio: Folio, held: &Held, tier: TierId) -> bool {
+        held.from == tier && !held.astray
     }
 
     fn reserve(&mut self, entries: &mut [Entry<Held>], to: TierId, _wait: &Wait) {
@@ -340,6 +351,7 @@ impl Platform for Session<'_> {
         for run in runs {
             self.move_in(run);
         }
+        self.set_strays_aside(entries);
     }
 
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
@@ -399,7 +411,7 @@ impl Platform for Session<'_> {
             } else {
                 frames.add(to, held.frame);
             }
-            if moved {
+            if moved && held.from != held.to {
                 tally.moved(held.index, held.from, held.to);
             }
             if self.table.unlock(held.index) == Unlocked::FaultWaits {

@@ -306,8 +306,8 @@ impl Platform for Session<'_> {
         Ok(self.held(index))
     }
 
-    fn tier(&self, _folio: Folio, held: &Held) -> TierId {
-        held.from
+    fn is_in(&self, _folio: Folio, held: &Held, tier: TierId) -> bool {
+        held.from == tier
     }
 
     fn reserve(&mut self, entries: &mut [Entry<Held>], to: TierId, _wait: &Wait) {

@@ -1,0 +1,155 @@
+//! Which nodes pages are on, by the kernel's own account.
+//!
+//! The kernel places some pages of the region by itself: the copy that a store to a page shared with
+//! a child makes, a page that is swapped in. It goes by a policy of the region's memory, which
+//! allows every tier's node. So where the tiers are on several nodes, what is believed of a page is
+//! checked before it is relied upon: that it is where it is asked to go already, and that the frame
+//! that it has left is one of its pool's node.
+
+use std::num::NonZeroUsize;
+use std::ptr;
+
+use transhume_engine::Entry;
+use transhume_sys::map::Mapping;
+use transhume_sys::numa::{self, BindFlags, PageStatus, Policy};
+use transhume_sys::pagemap::{Categories, PageRegion, ScanArgs};
+use transhume_sys::uffd::MoveMode;
+use transhume_sys::{CallError, Errno};
+
+use super::session::{At, Held, Session};
+use super::Anonymous;
+use crate::BASE_PAGE;
+use crate::table::FolioTable;
+
+/// Lets the kernel allocate from the nodes of all tiers, in whatever it allocates by itself. Memory
+/// with a policy of its own is also left alone by the kernel's automatic NUMA balancing, which
+/// would bring the pages of a far tier back.
+///
+/// The nodes are preferred and not bound to: where they are full the process must not be killed.
+pub(super) fn allow(memory: &Mapping, nodes: &[u32]) -> Result<(), CallError> {
+    let policy = Policy::PreferredMany(nodes);
+    match numa::mbind(memory.range(), policy, BindFlags::empty()) {
+        // Before Linux 5.15.
+        Err(error) if error.errno == Errno::INVAL => {
+            let policy = nodes
+                .first()
+                .map_or(Policy::Local, |&node| Policy::Preferred(node));
+            numa::mbind(memory.range(), policy, BindFlags::empty())
+        }
+        other => other,
+    }
+}
+
+impl Anonymous {
+    /// Whether a page can be on another node than its tier's.
+    pub(super) fn has_several_nodes(&self) -> bool {
+        self.pools.len() > 1
+    }
+
+    /// Says of each folio, given by its address, whether a part of it is on another node than this.
+    /// What is swapped out or not there at all is not.
+    fn strayed(&self, folios: &[usize], node: u32) -> Result<Vec<bool>, CallError> {
+        let bytes = self.page_size.bytes();
+        let mut pages = Vec::with_capacity(folios.len());
+        let mut ends = Vec::with_capacity(folios.len());
+        for &folio in folios {
+            if bytes > BASE_PAGE && self.is_one_page(folio) {
+                pages.push(folio);
+            } else {
+                pages.extend((folio..folio + bytes).step_by(BASE_PAGE));
+            }
+            ends.push(pages.len());
+        }
+        let mut status = vec![PageStatus::UNKNOWN; pages.len()];
+        numa::query_pages(None, &pages, &mut status)?;
+        let mut begin = 0;
+        let elsewhere = |status: &PageStatus| status.node().is_some_and(|other| other != node);
+        let strayed = ends.iter().map(|&end| {
+            let parts = &status[std::mem::replace(&mut begin, end)..end];
+            parts.iter().any(elsewhere)
+        });
+        Ok(strayed.collect())
+    }
+
+    /// Whether a folio of this address is one huge page.
+    fn is_one_page(&self, address: usize) -> bool {
+        let args = ScanArgs {
+            all_of: Categories::HUGE,
+            report: Categories::HUGE,
+            ..ScanArgs::default()
+        };
+        let folio = address..address + self.page_size.bytes();
+        let mut found = [PageRegion::default(); 1];
+        self.pagemap.as_ref().is_some_and(|pagemap| {
+            let scan = pagemap.scan(folio.clone(), &args, &mut found);
+            scan.is_ok_and(|scan| scan.regions == 1) && found[0].range() == folio
+        })
+    }
+
+    /// Gives a folio that has no page zeros of its tier's node; its lock must not be held. Wakes
+    /// nobody. Says whether it did: where it could not, the kernel chooses the node.
+    pub(super) fn fill_from_tier(&self, table: &FolioTable, index: usize) -> bool {
+        let bytes = self.page_size.bytes();
+        let address = self.memory.range().start + index * bytes;
+        let pool = self.pool(table.tier(index));
+        let Some(frame) = pool.take_frames(1, address / bytes, &self.uffd) else {
+            return false;
+        };
+        let slot = frame.start * bytes;
+        // SAFETY: the frame was taken out of the pool, so that nobody else knows its address, and
+        // it is one folio long.
+        unsafe { ptr::with_exposed_provenance_mut::<u8>(slot).write_bytes(0, bytes) };
+        if table.try_lock_for_fault(index).is_err() {
+            pool.put_unused(frame);
+            return false;
+        }
+        // SAFETY: the folio is locked, so nobody moves it, and the frame is ours.
+        let moved = unsafe {
+            self.uffd
+                .move_range(address, slot, bytes, MoveMode::DONTWAKE)
+        };
+        let moved = self.counted(moved, slot);
+        // Its thread is woken when nobody finds the folio busy any more.
+        let _ = table.unlock(index);
+        match moved.done {
+            0 => pool.put_unused(frame),
+            done if done == bytes => pool.put_empty(frame),
+            _ => pool.put_soiled(NonZeroUsize::new(frame.start)),
+        }
+        moved.done > 0
+    }
+}
+
+impl Session<'_> {
+    /// Which of these folios, all of a tier by the table, are elsewhere; in order.
+    pub(super) fn astray(&self, indices: &[usize], node: u32) -> Vec<usize> {
+        let start = self.memory.memory.range().start;
+        let address = |&index: &usize| start + index * self.page();
+        let folios = indices.iter().map(address).collect::<Vec<_>>();
+        // Where it cannot be told they count as there, as they are believed to be.
+        let strayed = self.memory.strayed(&folios, node).unwrap_or_default();
+        let astray = indices.iter().zip(strayed).filter(|(_, strayed)| *strayed);
+        astray.map(|(&index, _)| index).collect()
+    }
+
+    /// Looks at the frames that folios have left, if they are to serve again: those of another node
+    /// than their pool's are to be released.
+    pub(super) fn set_strays_aside(&self, entries: &mut [Entry<Held>]) {
+        if !self.memory.has_several_nodes() {
+            return;
+        }
+        for run in entries.chunk_by_mut(|a, b| a.held.from == b.held.from) {
+            let Some(node) = self.memory.pool(run[0].held.from).reused_on() else {
+                continue;
+            };
+            let slot = |entry: &Entry<Held>| self.slot_address(entry.held.staging);
+            let slots = run.iter().map(slot).collect::<Vec<_>>();
+            // What is not known to be of the node does not serve again.
+            let strayed = self.memory.strayed(&slots, node);
+            let strayed = strayed.unwrap_or_else(|_| vec![true; slots.len()]);
+            for (entry, strayed) in run.iter_mut().zip(strayed) {
+                entry.held.soiled.staging |= strayed && entry.held.at == At::Destination;
+            }
+        }
+    }
+}
