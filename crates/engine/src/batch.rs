@@ -277,7 +277,6 @@ impl<'p, P: Platform> Isolated<'p, P> {
         batch.step = Step::Unmap;
         let since = batch.platform.now();
         let mut gather = P::Gather::default();
-        let mut base_pages = 0;
         let mut out_of_memory = false;
         for entry in &mut batch.work.entries {
             if out_of_memory {
@@ -286,17 +285,15 @@ impl<'p, P: Platform> Isolated<'p, P> {
                 continue;
             }
             let folio = entry.folio();
-            match batch
+            let unmapped = batch
                 .platform
-                .unmap(folio, &mut entry.held, &mut gather, &wait)
-            {
-                Ok(()) => base_pages += folio.base_pages(),
-                Err(failure) => {
-                    out_of_memory = failure.why == Why::NoMemory;
-                    entry.fail(failure);
-                }
+                .unmap(folio, &mut entry.held, &mut gather, &wait);
+            if let Err(failure) = unmapped {
+                out_of_memory = failure.why == Why::NoMemory;
+                entry.fail(failure);
             }
         }
+        let base_pages = batch.base_pages_cut_off();
         if base_pages > 0 {
             batch.work.cut_off_since = Some((base_pages, since));
         }
@@ -327,6 +324,18 @@ impl<'p, P: Platform> Batch<'p, P> {
         }
     }
 
+    /// What is cut off for the folios that are alive.
+    fn base_pages_cut_off(&self) -> u64 {
+        let mut before = None;
+        let alive = self.work.entries.iter().filter(|entry| entry.is_alive());
+        alive
+            .map(|entry| {
+                let folio = entry.folio();
+                self.platform.cut_off_with(before.replace(folio), folio)
+            })
+            .fold(0, u64::saturating_add)
+    }
+
     fn reserve(mut self, to: P::Tier, wait: Wait) -> Isolated<'p, P> {
         self.step = Step::Reserve;
         if !self.work.entries.is_empty() {
@@ -347,12 +356,7 @@ impl<'p, P: Platform> Unmapped<'p, P> {
             batch.platform.shootdown(gather, &mut batch.work.entries);
             batch.part_with_failed();
             // Where unmap only gathers, those that failed here never were cut off.
-            let folios = batch
-                .work
-                .entries
-                .iter()
-                .map(|entry| entry.folio().base_pages());
-            let base_pages = folios.sum();
+            let base_pages = batch.base_pages_cut_off();
             if let Some((cut_off, _)) = &mut batch.work.cut_off_since {
                 *cut_off = base_pages;
             }

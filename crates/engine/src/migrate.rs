@@ -188,15 +188,16 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
                 Company::Batch => self.governor.base_pages(),
                 Company::Alone => 1,
             };
-            let mut base_pages = 0;
+            let mut base_pages: u64 = 0;
             while next < total {
                 let index = index_of(next);
                 let folio = self.request.folios[index];
+                let with_it = self.platform.cut_off_with(folios.last().copied(), folio);
                 // A folio larger than the room goes alone.
-                if !batch.is_empty() && base_pages + folio.base_pages() > room {
+                if !batch.is_empty() && base_pages.saturating_add(with_it) > room {
                     break;
                 }
-                base_pages += folio.base_pages();
+                base_pages = base_pages.saturating_add(with_it);
                 batch.push((index, folio));
                 folios.push(folio);
                 next += 1;

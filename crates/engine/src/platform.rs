@@ -34,6 +34,13 @@ pub trait Platform {
         None
     }
 
+    /// How many base pages are cut off for a folio that is in a batch after `before`, or first: its
+    /// own, and what lies between the two where the platform cuts off both in one piece. Batches are
+    /// cut by it ([`Limit::base_pages`](crate::Limit::base_pages)). At least the folio's own.
+    fn cut_off_with(&self, _before: Option<Folio>, folio: Folio) -> u64 {
+        folio.base_pages()
+    }
+
     /// Called before each batch while nothing is held: the place to allocate, which may block, so
     /// that [`reserve`](Platform::reserve) need not. What could not be had is found out there.
     fn provision(&mut self, _folios: &[Folio], _to: Self::Tier) {}

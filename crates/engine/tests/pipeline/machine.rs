@@ -244,6 +244,8 @@ pub(crate) struct Machine {
     may_wait: bool,
     troubles: Vec<Trouble>,
     limit: u64,
+    /// Up to how many base pages apart two folios are cut off with what lies between them.
+    pub(crate) reach: u64,
     cut_off: BTreeSet<u64>,
     origins: BTreeMap<u64, Tier>,
     random: u64,
@@ -282,6 +284,7 @@ impl Machine {
             may_wait: false,
             troubles: Vec::new(),
             limit: u64::MAX,
+            reach: 0,
             cut_off: BTreeSet::new(),
             origins: BTreeMap::new(),
             random: 0x9e37_79b9_7f4a_7c15,
@@ -689,10 +692,23 @@ impl Platform for Machine {
         Some(1000 + self.tally.shootdowns)
     }
 
+    fn cut_off_with(&self, before: Option<Folio>, folio: Folio) -> u64 {
+        let between = before.and_then(|before| {
+            let end = before.page() + before.base_pages();
+            folio
+                .page()
+                .checked_sub(end)
+                .filter(|&gap| gap < self.reach)
+        });
+        folio.base_pages() + between.unwrap_or(0)
+    }
+
     fn provision(&mut self, folios: &[Folio], _to: Tier) {
         assert!(self.locks.is_empty(), "may block, so nothing is locked");
         assert!(!self.out_of_memory, "no batch begins without memory");
-        let base_pages: u64 = folios.iter().map(|folio| folio.base_pages()).sum();
+        let mut before = None;
+        let with_each = |folio: &Folio| self.cut_off_with(before.replace(*folio), *folio);
+        let base_pages: u64 = folios.iter().map(with_each).sum();
         assert!(folios.len() == 1 || base_pages <= self.limit);
         self.tally.batches += 1;
         self.batches.push(folios.to_vec());

@@ -76,6 +76,32 @@ fn at_most_the_limit_is_cut_off_at_once() {
 }
 
 #[test]
+fn what_is_cut_off_between_folios_counts() {
+    // Every fourth page: with the three before it, save the first of a batch.
+    let every_fourth: Vec<_> = (0..20).map(|n| (base(n * 4), NEAR)).collect();
+    let mut machine = Machine::new(&every_fourth);
+    machine.reach = 4;
+    let request = limited(&machine, 30);
+    machine.migrate(&ScriptedCopier::good(), request);
+    assert_eq!(machine.flushed, [8, 8, 4]);
+    let mut machine = Machine::new(&every_fourth);
+    machine.reach = 3;
+    let request = limited(&machine, 30);
+    machine.migrate(&ScriptedCopier::good(), request);
+    assert_eq!(machine.flushed, [20]);
+}
+
+#[test]
+fn what_is_cut_off_between_folios_takes_its_part_of_the_stall() {
+    let every_fourth: Vec<_> = (0..1000).map(|n| (base(n * 4), NEAR)).collect();
+    let mut machine = Machine::new(&every_fourth);
+    machine.reach = 4;
+    let request = with_stall(machine.folios(), 100, Duration::from_secs(1));
+    machine.migrate(&ScriptedCopier::good(), request);
+    assert_eq!(machine.flushed.iter().max(), Some(&25));
+}
+
+#[test]
 fn a_folio_larger_than_the_limit_goes_alone() {
     let folios = [
         (base(0), NEAR),

@@ -16,8 +16,8 @@ use transhume_sys::pagemap::{Categories, PageRegion, ScanArgs};
 use transhume_sys::uffd::MoveMode;
 use transhume_sys::{CallError, Errno};
 
-use super::session::{At, Held, Session};
 use super::Anonymous;
+use super::session::{At, Held, Session};
 use crate::BASE_PAGE;
 use crate::table::FolioTable;
 
