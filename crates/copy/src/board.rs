@@ -225,7 +225,8 @@ impl Part<'_> {
         let jobs = self.board.jobs.load(Ordering::Relaxed);
         let count = self.board.count.load(Ordering::Relaxed);
         // SAFETY: `Turn::share` wrote both from one slice, which it borrows until no part is in
-        // hand; this part is. Taking it made both visible.
+        // hand; this part is. Taking it made both visible. Jobs are not `Sync` because two threads
+        // could copy the same bytes; what is copied here is this part only, and it is taken once.
         unsafe { std::slice::from_raw_parts(jobs, count) }
     }
 

@@ -153,7 +153,7 @@ impl Pool {
     }
 
     fn copy_alone(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        let copied = unharmed(|| self.common.mover.move_all(&mut jobs.iter().copied()));
+        let copied = unharmed(|| self.common.mover.move_all(&mut jobs.iter().map(CopyJob::whole)));
         let answer = if copied {
             CopyAnswer::Copied
         } else {

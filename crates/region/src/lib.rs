@@ -35,7 +35,6 @@
 //!   page of an anonymous region can be on another node than [`Region::tier_of`] says, and with
 //!   [`Pins::Declared`] its frame can go on to serve that tier.
 //! - Before Linux 6.18 `UFFDIO_MOVE` flushes page by page, so anonymous batches save little there.
-//! - A [`AnyCopier`] of your own must not keep a job beyond its call.
 //!
 //! # Forks
 //!

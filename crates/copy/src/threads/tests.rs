@@ -272,9 +272,9 @@ fn lengths_that_cannot_be_counted_are_not_added_up() {
     }
     let (from, to) = (std::ptr::dangling(), std::ptr::dangling_mut());
     // SAFETY: the mover does not copy.
-    let job = unsafe { CopyJob::new(from, to, usize::MAX - 7) };
+    let job = |()| unsafe { CopyJob::new(from, to, usize::MAX - 7) };
     let mut answers = [CopyAnswer::Unconfirmed; 3];
-    threads(3, Nothing).copy(&[job; 3], &mut answers);
+    threads(3, Nothing).copy(&[(); 3].map(job), &mut answers);
     assert_eq!(answers, [CopyAnswer::Copied; 3]);
 }
 
