@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use rustix::thread::{CpuSet, futex, sched_getcpu, sched_setaffinity};
 use transhume_engine::CopyAnswer;
+use transhume_sys::signals::HeldOff;
 
 use crate::board::{Board, LOOKS};
 use crate::parts::Walk;
@@ -108,6 +109,9 @@ impl Pool {
             min_bytes_per_thread,
             process: std::process::id(),
         };
+        // A handler of the application on one of them could touch a page that is cut off, and wait for
+        // it with a part in hand, without which the page never comes back. They inherit this.
+        let _handlers = HeldOff::begin();
         for number in 0..count {
             let cpu = cpus.get(number).copied().unwrap_or(NOWHERE);
             let common = Arc::clone(&pool.common);
@@ -153,7 +157,8 @@ impl Pool {
     }
 
     fn copy_alone(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        let copied = unharmed(|| self.common.mover.move_all(&mut jobs.iter().map(CopyJob::whole)));
+        let mut all = jobs.iter().map(CopyJob::whole);
+        let copied = unharmed(|| self.common.mover.move_all(&mut all));
         let answer = if copied {
             CopyAnswer::Copied
         } else {

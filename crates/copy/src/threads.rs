@@ -94,7 +94,7 @@ pub enum ThreadsError {
 /// come, because its CPU is taken, holds nothing up. Several callers at once do not wait for each
 /// other either: one has the pool, the others copy alone. So does a caller in the child of a fork,
 /// where the threads do not exist. A thread that panics fails the jobs that its part touched, and
-/// those only, and stays in the pool. A thread whose CPU the caller has come to moves out of its way.
+/// those only, and stays in the pool. No signal handler runs on one. A thread whose CPU the caller has come to moves out of its way.
 /// A call allocates nothing.
 ///
 /// # What it waits for

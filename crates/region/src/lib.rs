@@ -60,7 +60,6 @@ mod pin;
 mod region;
 mod runs;
 mod shootdowns;
-mod signals;
 mod smaps;
 mod table;
 mod tier;
