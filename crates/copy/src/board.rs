@@ -13,7 +13,9 @@
 //!   whatever was there when it looked. The list cannot be replaced until the part is done. So
 //!   there is no question of a thread that wakes late and follows an old address.
 //! - **A part that is not confirmed has failed.** [`Part`] gives itself back when dropped, so a
-//!   panic ends in a failed part and not in a caller who waits for ever.
+//!   panic ends in a failed part and not in a caller who waits for ever. There is nothing for a thread
+//!   that ends without unwinding: Linux kills a process and not a thread of it, and no mover calls
+//!   `pthread_exit`.
 //! - **Nothing is allocated** after the board is made.
 
 use std::ops::Range;

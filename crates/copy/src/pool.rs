@@ -41,18 +41,25 @@ struct Common {
 }
 
 impl Common {
-    /// Takes and copies parts until none is left.
+    /// Takes and copies parts until none is left. Panics at nothing that it does with a part in hand,
+    /// so a thread outlives what its mover does; a part that it panicked at has failed.
     fn work(&self) {
         let mut walk = Walk::default();
         let mut list = None;
         while let Some(part) = self.board.take() {
-            if list != Some(part.list()) {
-                list = Some(part.list());
-                walk = Walk::default();
-            }
-            let mut parts = walk.parts(part.jobs(), part.range()).map(|(_, job)| job);
-            if unharmed(|| self.mover.move_all(&mut parts)) {
+            let copied = unharmed(|| {
+                if list != Some(part.list()) {
+                    list = Some(part.list());
+                    walk = Walk::default();
+                }
+                let mut parts = walk.parts(part.jobs(), part.range()).map(|(_, job)| job);
+                self.mover.move_all(&mut parts);
+            });
+            if copied {
                 part.copied();
+            } else {
+                // Where the walk had got to is not known.
+                list = None;
             }
         }
     }
@@ -186,7 +193,7 @@ impl Drop for Pool {
         self.common.stop.store(true, Ordering::Relaxed);
         self.common.call(usize::MAX);
         for thread in threads {
-            // A thread catches what its mover does; nothing else in it panics.
+            // See `Common::work`; nothing else in a thread panics.
             let _ = thread.join();
         }
     }

@@ -101,7 +101,9 @@ pub enum ThreadsError {
 ///
 /// A part that another thread has begun is waited for without a deadline, because the caller may not
 /// return while someone writes to a destination. It is of 1 MiB at most (up to the 4096th part of
-/// lists over 4 GiB), so this is bounded by the scheduler's patience with that thread.
+/// lists over 4 GiB), so this is bounded by the scheduler's patience with that thread. One that panics
+/// gives its part back, and Linux ends no thread without the others of its process: only a foreign
+/// `pthread_cancel` could, and it must not be aimed at these.
 pub struct Threads {
     pool: Pool,
     options: ThreadsOptions,
