@@ -13,7 +13,9 @@
 //!   whatever was there when it looked. The list cannot be replaced until the part is done. So
 //!   there is no question of a thread that wakes late and follows an old address.
 //! - **A part that is not confirmed has failed.** [`Part`] gives itself back when dropped, so a
-//!   panic ends in a failed part and not in a caller who waits for ever.
+//!   panic ends in a failed part and not in a caller who waits for ever. There is nothing for a thread
+//!   that ends without unwinding: Linux kills a process and not a thread of it, and no mover calls
+//!   `pthread_exit`.
 //! - **Nothing is allocated** after the board is made.
 
 use std::ops::Range;
@@ -225,7 +227,8 @@ impl Part<'_> {
         let jobs = self.board.jobs.load(Ordering::Relaxed);
         let count = self.board.count.load(Ordering::Relaxed);
         // SAFETY: `Turn::share` wrote both from one slice, which it borrows until no part is in
-        // hand; this part is. Taking it made both visible.
+        // hand; this part is. Taking it made both visible. Jobs are not `Sync` because two threads
+        // could copy the same bytes; what is copied here is this part only, and it is taken once.
         unsafe { std::slice::from_raw_parts(jobs, count) }
     }
 

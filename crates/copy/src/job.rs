@@ -2,19 +2,81 @@
 
 /// A source, a destination and a length.
 ///
-/// Three words that can go to another thread. Making one is the promise that lets every copier be
-/// safe to call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Making one is the promise that lets every copier be safe to call. The promise ends with the job,
+/// so a job cannot be made twice of one, and a copier, which has its jobs lent, cannot keep them:
+///
+/// ```
+/// # use transhume_copy::{CopyJob, Memcpy};
+/// # use transhume_engine::{Copier, CopyAnswer};
+/// /// Copies the first half of a list.
+/// struct Half;
+///
+/// impl Copier<CopyJob> for Half {
+///     fn name(&self) -> &str {
+///         "half"
+///     }
+///
+///     fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+///         let half = jobs.len() / 2;
+///         Memcpy.copy(&jobs[..half], &mut answers[..half]);
+///     }
+/// }
+/// ```
+///
+/// ```compile_fail,E0508
+/// # use std::sync::Mutex;
+/// # use transhume_copy::{CopyJob, Memcpy};
+/// # use transhume_engine::{Copier, CopyAnswer};
+/// /// Copies the first job once more, when its memory may be gone.
+/// struct Keeps(Mutex<Vec<CopyJob>>);
+///
+/// impl Copier<CopyJob> for Keeps {
+///     fn name(&self) -> &str {
+///         "keeps"
+///     }
+///
+///     fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+///         let mut kept = self.0.lock().unwrap();
+///         Memcpy.copy(&kept, answers);
+///         kept.push(jobs[0]); // a job cannot be moved out of its list
+///     }
+/// }
+/// ```
+///
+/// Nor is it shared between threads, because two that copy it at once would both store to one
+/// destination:
+///
+/// ```compile_fail,E0277
+/// # use transhume_copy::{CopyJob, Memcpy};
+/// # use transhume_engine::{Copier, CopyAnswer};
+/// /// Copies a list twice at once.
+/// struct Twice;
+///
+/// impl Copier<CopyJob> for Twice {
+///     fn name(&self) -> &str {
+///         "twice"
+///     }
+///
+///     fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+///         std::thread::scope(|scope| {
+///             scope.spawn(|| Memcpy.copy(jobs, answers)); // a list stays on its thread
+///             Memcpy.copy(jobs, &mut vec![CopyAnswer::Unconfirmed; jobs.len()]);
+///         });
+///     }
+/// }
+/// ```
+///
+/// [`Threads`](crate::Threads) is there for copies by several threads.
+#[derive(Debug, PartialEq, Eq)]
 pub struct CopyJob {
     source: *const u8,
     destination: *mut u8,
     bytes: usize,
 }
 
+// Not `Sync`, see above.
 // SAFETY: the promise at `CopyJob::new` holds on whatever thread the copy is made.
 unsafe impl Send for CopyJob {}
-// SAFETY: a shared job only gives its three words away.
-unsafe impl Sync for CopyJob {}
 
 impl CopyJob {
     /// The copy of `bytes` bytes from `source` to `destination`, at any alignment. No bytes is a
@@ -22,7 +84,7 @@ impl CopyJob {
     ///
     /// # Safety
     ///
-    /// For as long as the job, a copy of it or a part of it exists, any thread may read `bytes`
+    /// For as long as the job exists, any thread may read `bytes`
     /// bytes at `source` and write `bytes` bytes at `destination`; the two do not overlap, and
     /// neither is viewed as `&` or `&mut` while a copier has the job.
     ///
@@ -31,6 +93,9 @@ impl CopyJob {
     /// - nothing stores to the source, and nothing loads from or stores to the destination: no other
     ///   thread, no other job of the same or another list, and nobody through another mapping of the
     ///   same memory. Jobs may share a source.
+    ///
+    ///   A copier may make jobs from the addresses of those it was lent, and promises all this anew:
+    ///   such a job is gone before it returns, and no other job is copied to the same bytes meanwhile.
     /// - A fault on either side is resolved without the thread that called the copier.
     ///
     /// What another *process* or a device stores through its own mapping breaks no rule of the
@@ -63,13 +128,11 @@ impl CopyJob {
         self.bytes
     }
 
-    /// Its first `at` bytes, and the rest. Beyond its end, all of it and nothing.
-    #[must_use]
-    pub const fn split_at(&self, at: usize) -> (Self, Self) {
-        (self.part(0, at), self.part(at, usize::MAX))
-    }
-
     /// The part of it that begins `from` bytes in and has `bytes` bytes, or what is left there.
+    ///
+    /// It is under the promise made for the whole, which nothing here keeps it from outliving. So
+    /// whoever takes parts drops them while it has the whole lent, and neither hands them to code
+    /// outside this crate nor copies one byte of the whole on two threads at once.
     pub(crate) const fn part(&self, from: usize, bytes: usize) -> Self {
         let from = if from < self.bytes { from } else { self.bytes };
         let rest = self.bytes - from;
@@ -78,6 +141,11 @@ impl CopyJob {
             destination: self.destination.wrapping_add(from),
             bytes: if bytes < rest { bytes } else { rest },
         }
+    }
+
+    /// All of it as a [`part`](Self::part), on the same terms.
+    pub(crate) const fn whole(&self) -> Self {
+        self.part(0, usize::MAX)
     }
 }
 
@@ -100,9 +168,11 @@ mod tests {
         assert_eq!(part(90, 40), (90, 10));
         assert_eq!(part(100, 1), (100, 0));
         assert_eq!(part(usize::MAX, usize::MAX), (100, 0));
-        let (first, rest) = job.split_at(30);
-        assert_eq!((first.bytes(), rest.bytes()), (30, 70));
-        assert_eq!(rest.destination(), job.destination().wrapping_add(30));
-        assert_eq!(job.split_at(101).1.bytes(), 0);
+        assert_eq!(job.part(30, usize::MAX).bytes(), 70);
+        assert_eq!(
+            job.part(30, 1).destination(),
+            job.destination().wrapping_add(30)
+        );
+        assert_eq!(job.whole(), job);
     }
 }

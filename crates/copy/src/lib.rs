@@ -36,6 +36,7 @@ pub use threads::{Inner, Threads, ThreadsError, ThreadsOptions};
 
 /// How bytes are moved; what [`Threads`] is made of.
 pub(crate) trait Mover: Send + Sync {
-    /// Copies the bytes of jobs, or of parts of jobs, and makes them visible to every CPU.
+    /// Copies the bytes of jobs, or of parts of jobs, and makes them visible to every CPU. Keeps none
+    /// of them.
     fn move_all(&self, jobs: &mut dyn Iterator<Item = CopyJob>);
 }

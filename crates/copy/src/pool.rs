@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use rustix::thread::{CpuSet, futex, sched_getcpu, sched_setaffinity};
 use transhume_engine::CopyAnswer;
+use transhume_sys::signals::HeldOff;
 
 use crate::board::{Board, LOOKS};
 use crate::parts::Walk;
@@ -40,18 +41,25 @@ struct Common {
 }
 
 impl Common {
-    /// Takes and copies parts until none is left.
+    /// Takes and copies parts until none is left. Panics at nothing that it does with a part in hand,
+    /// so a thread outlives what its mover does; a part that it panicked at has failed.
     fn work(&self) {
         let mut walk = Walk::default();
         let mut list = None;
         while let Some(part) = self.board.take() {
-            if list != Some(part.list()) {
-                list = Some(part.list());
-                walk = Walk::default();
-            }
-            let mut parts = walk.parts(part.jobs(), part.range()).map(|(_, job)| job);
-            if unharmed(|| self.mover.move_all(&mut parts)) {
+            let copied = unharmed(|| {
+                if list != Some(part.list()) {
+                    list = Some(part.list());
+                    walk = Walk::default();
+                }
+                let mut parts = walk.parts(part.jobs(), part.range()).map(|(_, job)| job);
+                self.mover.move_all(&mut parts);
+            });
+            if copied {
                 part.copied();
+            } else {
+                // Where the walk had got to is not known.
+                list = None;
             }
         }
     }
@@ -108,6 +116,9 @@ impl Pool {
             min_bytes_per_thread,
             process: std::process::id(),
         };
+        // A handler of the application on one of them could touch a page that is cut off, and wait for
+        // it with a part in hand, without which the page never comes back. They inherit this.
+        let _handlers = HeldOff::begin();
         for number in 0..count {
             let cpu = cpus.get(number).copied().unwrap_or(NOWHERE);
             let common = Arc::clone(&pool.common);
@@ -153,7 +164,8 @@ impl Pool {
     }
 
     fn copy_alone(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        let copied = unharmed(|| self.common.mover.move_all(&mut jobs.iter().copied()));
+        let mut all = jobs.iter().map(CopyJob::whole);
+        let copied = unharmed(|| self.common.mover.move_all(&mut all));
         let answer = if copied {
             CopyAnswer::Copied
         } else {
@@ -181,7 +193,7 @@ impl Drop for Pool {
         self.common.stop.store(true, Ordering::Relaxed);
         self.common.call(usize::MAX);
         for thread in threads {
-            // A thread catches what its mover does; nothing else in it panics.
+            // See `Common::work`; nothing else in a thread panics.
             let _ = thread.join();
         }
     }

@@ -53,8 +53,11 @@ pub enum UnknownCopier {
 /// All copiers of this program, whether this machine has them or not.
 #[must_use]
 pub fn engines() -> Vec<EngineInfo> {
+    engines_on(&Topology::here())
+}
+
+fn engines_on(cpus: &Topology) -> Vec<EngineInfo> {
     let streaming = |isa: Isa| Streaming::with(isa).map(|_| format!("{isa} stores"));
-    let cpus = Topology::here().len();
     vec![
         EngineInfo {
             name: "memcpy",
@@ -83,15 +86,20 @@ pub fn engines() -> Vec<EngineInfo> {
         },
         EngineInfo {
             name: "threads",
-            available: match cpus {
-                0 | 1 => Err(Unavailable(
-                    "this process may run on one CPU only".to_owned(),
-                )),
-                cpus => Ok(format!("up to {cpus} CPUs")),
-            },
+            // `Threads` starts on any machine, with little use on some.
+            available: Ok(match cpus.len() {
+                0 => "unknown CPUs, 1 thread unless told".to_owned(),
+                1 => "1 CPU, nothing to gain".to_owned(),
+                cpus => format!("up to {cpus} CPUs"),
+            }),
             what: "a pinned pool that splits large folios and shares many",
         },
     ]
+}
+
+/// How many threads `threads` has that is not told.
+fn all_of(cpus: &Topology) -> NonZeroUsize {
+    NonZeroUsize::new(cpus.len()).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// The copier of this name: `memcpy`, `streaming`, `streaming-avx2` and so on, `threads` (by
@@ -113,11 +121,11 @@ pub fn by_name(name: &str, threads: Option<NonZeroUsize>) -> Result<SharedCopier
         "streaming" => Arc::new(Streaming::detect().map_err(unavailable)?),
         "threads" => {
             let count = match words.next() {
-                None => threads.or(NonZeroUsize::new(Topology::here().len())),
+                None => threads.unwrap_or_else(|| all_of(&Topology::here())),
                 Some(count) => {
                     let count = count.parse::<usize>().map_err(|_| unknown())?;
                     let count = NonZeroUsize::new(count);
-                    Some(count.ok_or_else(|| UnknownCopier::ThreadCount(name.to_owned()))?)
+                    count.ok_or_else(|| UnknownCopier::ThreadCount(name.to_owned()))?
                 }
             };
             let inner = match words.next() {
@@ -129,10 +137,9 @@ pub fn by_name(name: &str, threads: Option<NonZeroUsize>) -> Result<SharedCopier
             if words.next().is_some() {
                 return Err(unknown());
             }
-            let threads = count.unwrap_or(NonZeroUsize::MIN);
             Arc::new(Threads::start(ThreadsOptions {
                 inner,
-                ..ThreadsOptions::new(threads)
+                ..ThreadsOptions::new(count)
             })?)
         }
         other => {
@@ -173,6 +180,36 @@ mod tests {
         assert_eq!(named("memcpy"), "memcpy");
         assert_eq!(named("threads:2:memcpy"), "threads:2:memcpy");
         assert!(named("threads").starts_with("threads:3:"));
+    }
+
+    fn says_of_threads(cpus: &Topology) -> String {
+        let mut engines = engines_on(cpus).into_iter();
+        let threads = engines.find(|engine| engine.name == "threads").unwrap();
+        threads.available.unwrap()
+    }
+
+    #[test]
+    fn threads_are_to_be_had_on_any_number_of_cpus() {
+        let nowhere = std::path::Path::new("/nonexistent");
+        let cpus = |count: usize| Topology::read(nowhere, &(0..count).collect());
+        assert!(says_of_threads(&cpus(0)).contains("1 thread"));
+        assert!(says_of_threads(&cpus(1)).contains("1 CPU,"));
+        assert!(says_of_threads(&cpus(2)).contains("2 CPUs"));
+        assert_eq!([0, 1, 2].map(|n| all_of(&cpus(n)).get()), [1, 1, 2]);
+    }
+
+    #[test]
+    fn threads_start_on_one_cpu() {
+        let pinned = std::thread::spawn(|| {
+            let mut one = rustix::thread::CpuSet::new();
+            one.set(Topology::here().cpus()[0].number);
+            rustix::thread::sched_setaffinity(None, &one).unwrap();
+            assert!(says_of_threads(&Topology::here()).contains("1 CPU,"));
+            let name = |name| by_name(name, None).unwrap().name().to_owned();
+            assert!(name("threads").starts_with("threads:1:"));
+            assert_eq!(name("threads:3:memcpy"), "threads:3:memcpy");
+        });
+        pinned.join().unwrap();
     }
 
     #[test]

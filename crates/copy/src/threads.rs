@@ -94,14 +94,16 @@ pub enum ThreadsError {
 /// come, because its CPU is taken, holds nothing up. Several callers at once do not wait for each
 /// other either: one has the pool, the others copy alone. So does a caller in the child of a fork,
 /// where the threads do not exist. A thread that panics fails the jobs that its part touched, and
-/// those only, and stays in the pool. A thread whose CPU the caller has come to moves out of its way.
+/// those only, and stays in the pool. No signal handler runs on one. A thread whose CPU the caller has come to moves out of its way.
 /// A call allocates nothing.
 ///
 /// # What it waits for
 ///
 /// A part that another thread has begun is waited for without a deadline, because the caller may not
 /// return while someone writes to a destination. It is of 1 MiB at most (up to the 4096th part of
-/// lists over 4 GiB), so this is bounded by the scheduler's patience with that thread.
+/// lists over 4 GiB), so this is bounded by the scheduler's patience with that thread. One that panics
+/// gives its part back, and Linux ends no thread without the others of its process: only a foreign
+/// `pthread_cancel` could, and it must not be aimed at these.
 pub struct Threads {
     pool: Pool,
     options: ThreadsOptions,

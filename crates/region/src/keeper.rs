@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::signals::HeldOff;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use transhume_sys::signals::HeldOff;
 
 /// How long events wait while pages migrate. Nearly all of them are faults on pages that are cut off,
 /// which need no answer, and waking for each would cost the application and the migrator more.

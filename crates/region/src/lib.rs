@@ -35,7 +35,6 @@
 //!   another node than [`Region::tier_of`] says. The next request that asks for the page's tier moves
 //!   it there.
 //! - Before Linux 6.18 `UFFDIO_MOVE` flushes page by page, so anonymous batches save little there.
-//! - A [`AnyCopier`] of your own must not keep a job beyond its call.
 //!
 //! # Forks
 //!
@@ -61,7 +60,6 @@ mod pin;
 mod region;
 mod runs;
 mod shootdowns;
-mod signals;
 mod smaps;
 mod table;
 mod tier;

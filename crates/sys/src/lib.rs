@@ -9,7 +9,8 @@
 //! - [`advise`] has `madvise`, and `process_madvise` of many ranges in one call,
 //! - [`map`] has mappings, memfds,
 //! - [`shootdown`] has counters of TLB shootdowns,
-//! - [`limits`] says what the machine and the process may use.
+//! - [`limits`] says what the machine and the process may use,
+//! - [`signals`] keeps signal handlers off a thread.
 //!
 //! # Addresses
 //!
@@ -45,6 +46,7 @@ pub mod map;
 pub mod numa;
 pub mod pagemap;
 pub mod shootdown;
+pub mod signals;
 pub mod uffd;
 
 pub use call::{Call, CallError};

@@ -121,7 +121,7 @@ impl Copier<CopyJob> for Streaming {
     }
 
     fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        self.move_all(&mut jobs.iter().copied());
+        self.move_all(&mut jobs.iter().map(CopyJob::whole));
         for (_, answer) in jobs.iter().zip(answers) {
             *answer = CopyAnswer::Copied;
         }

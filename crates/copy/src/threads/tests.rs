@@ -1,6 +1,8 @@
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -93,6 +95,67 @@ fn a_panic_of_the_only_thread_is_no_panic_of_the_copier() {
     assert_eq!(copy(&threads(1, mover()), &[1, 2]), [CopyAnswer::Failed; 2]);
     let all = copy(&threads(4, mover()), &[256 * KIB; 8]);
     assert_eq!(all, [CopyAnswer::Failed; 8]);
+}
+
+/// Panics half way through one part for each of the pool's two threads; then wants to see all threads.
+struct Shaken {
+    caller: ThreadId,
+    panics: AtomicUsize,
+    met: Arc<Mutex<HashSet<ThreadId>>>,
+}
+
+/// Waits for what should come to pass; the test then sees that it did not.
+fn wait_for(come: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !come() && began.elapsed() < Duration::from_secs(20) {
+        std::thread::yield_now();
+    }
+}
+
+impl Mover for Shaken {
+    fn move_all(&self, jobs: &mut dyn Iterator<Item = CopyJob>) {
+        let here = std::thread::current().id();
+        if here == self.caller {
+            wait_for(|| self.panics.load(Ordering::Relaxed) >= 2);
+        } else if self.panics.load(Ordering::Relaxed) < 2 {
+            Memcpy.move_all(&mut jobs.take(1));
+            let before = self.panics.fetch_add(1, Ordering::Relaxed);
+            assert!(
+                before >= 2,
+                "a thread that panics with a part in hand, on purpose"
+            );
+        }
+        self.met.lock().unwrap().insert(here);
+        Memcpy.move_all(jobs);
+        wait_for(|| self.met.lock().unwrap().len() >= 3);
+    }
+}
+
+#[test]
+fn threads_that_panicked_are_not_waited_for_and_copy_again() {
+    let met = Arc::new(Mutex::new(HashSet::new()));
+    let seen = Arc::clone(&met);
+    let (answer, answers) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let shaken = Shaken {
+            caller: std::thread::current().id(),
+            panics: AtomicUsize::new(0),
+            met,
+        };
+        let threads = threads(3, shaken);
+        // 16 parts of 4 jobs, of which two are panicked at.
+        let first = copy(&threads, &[256 * KIB; 64]);
+        answer.send((first, copy(&threads, &[1536 * KIB]))).unwrap();
+    });
+    let (first, second) = answers.recv_timeout(Duration::from_secs(60)).unwrap();
+    let failed = first
+        .chunks(4)
+        .filter(|part| *part == [CopyAnswer::Failed; 4]);
+    assert_eq!(failed.count(), 2);
+    let copied = first.iter().filter(|&&one| one == CopyAnswer::Copied);
+    assert_eq!(copied.count(), 56);
+    assert_eq!(second, [CopyAnswer::Copied]);
+    assert_eq!(seen.lock().unwrap().len(), 3, "the threads live on");
 }
 
 /// Panics with something whose drop panics.
@@ -272,9 +335,9 @@ fn lengths_that_cannot_be_counted_are_not_added_up() {
     }
     let (from, to) = (std::ptr::dangling(), std::ptr::dangling_mut());
     // SAFETY: the mover does not copy.
-    let job = unsafe { CopyJob::new(from, to, usize::MAX - 7) };
+    let job = |()| unsafe { CopyJob::new(from, to, usize::MAX - 7) };
     let mut answers = [CopyAnswer::Unconfirmed; 3];
-    threads(3, Nothing).copy(&[job; 3], &mut answers);
+    threads(3, Nothing).copy(&[(); 3].map(job), &mut answers);
     assert_eq!(answers, [CopyAnswer::Copied; 3]);
 }
 

@@ -10,6 +10,7 @@ use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Step, Wait
 use transhume_sys::advise::{self, Advice};
 use transhume_sys::limits;
 use transhume_sys::map::{self, LockMode};
+use transhume_sys::signals::HeldOff;
 use transhume_sys::{CallError, Errno};
 
 use super::budget::Charge;
@@ -19,7 +20,6 @@ use crate::gate;
 use crate::index_of;
 use crate::keeper::Keeper;
 use crate::layout::Layout;
-use crate::signals::HeldOff;
 use crate::table::{FolioTable, Tally, Unlocked};
 use crate::tier::TierId;
 

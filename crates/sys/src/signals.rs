@@ -1,8 +1,9 @@
 //! Keeping signal handlers off a thread for a while.
 //!
 //! A handler of the application may touch any page. On the thread that is to bring that page back,
-//! it would wait for ever. So the region's own threads never run handlers, and a thread that
-//! migrates runs none while pages are cut off; what is sent to it then comes a moment later.
+//! it would wait for ever. So the threads of a region and of a copier never run handlers, and a
+//! thread that migrates runs none while pages are cut off; what is sent to it then comes a moment
+//! later.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -22,14 +23,16 @@ const SYNCHRONOUS: [libc::c_int; 7] = [
 /// No handler runs on this thread until it is dropped. A thread that is made meanwhile runs none
 /// ever.
 #[derive(Debug)]
-pub(crate) struct HeldOff {
+pub struct HeldOff {
     before: libc::sigset_t,
     /// It belongs to the thread.
     _thread: PhantomData<*const ()>,
 }
 
 impl HeldOff {
-    pub(crate) fn begin() -> Self {
+    /// From now on. Those that are begun later are dropped sooner.
+    #[must_use]
+    pub fn begin() -> Self {
         let mut all = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
         // SAFETY: the set is ours, and this fills it.
