@@ -6,6 +6,7 @@ mod pool;
 mod seclusion;
 mod session;
 mod slots;
+mod spans;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,7 @@ use self::pool::FramePool;
 pub(crate) use self::pool::SourceFrames;
 use self::seclusion::Seclusion;
 pub(crate) use self::session::Session;
+use self::spans::Spans;
 use crate::failure::wake;
 use crate::huge::huge_bytes;
 use crate::layout::Layouts;
@@ -41,6 +43,7 @@ pub(crate) struct Anonymous {
     pagemap: Option<Pagemap>,
     seclusion: Seclusion,
     layouts: Layouts,
+    spans: Spans,
     /// Requests under way.
     sessions: AtomicUsize,
 }
@@ -91,6 +94,7 @@ impl Anonymous {
             pools: distinct.iter().map(pool).collect(),
             pool_of_tier: nodes.iter().map(number).collect(),
             layouts: Layouts::default(),
+            spans: Spans::new(page_size),
             sessions: AtomicUsize::new(0),
         })
     }

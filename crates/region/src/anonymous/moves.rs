@@ -1,12 +1,13 @@
 //! The two moves, and the way back: runs of pages by `UFFDIO_MOVE`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transhume_engine::{Entry, Step, Why};
 use transhume_sys::uffd::{CopyMode, MoveMode};
 use transhume_sys::{Errno, advise};
 
 use super::session::{At, Busy, Held, Session};
+use super::spans::Holes;
 use crate::BASE_PAGE;
 use crate::failure::{failed, why};
 use crate::walk::{Stopped, Walk};
@@ -18,6 +19,7 @@ impl Session<'_> {
         let (from, to) = (self.address(first), self.slot_address(first.staging));
         let mut walk = Walk::over(run.len(), self.page());
         while let Some(rest) = walk.rest() {
+            let began = Instant::now();
             // SAFETY: the folios are locked by this session, so no other migrator moves them, and
             // the staging slots are empty and reserved for them. Threads that use the region's
             // memory do so by atomics or raw pointers and wait in a fault until it is back.
@@ -29,6 +31,9 @@ impl Session<'_> {
                     MoveMode::DONTWAKE,
                 )
             };
+            self.memory
+                .spans
+                .learn(progress.done / BASE_PAGE, began.elapsed());
             let progress = self.memory.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for entry in &mut run[done] {
@@ -48,7 +53,7 @@ impl Session<'_> {
     }
 
     /// What the kernel means by `errno` when it will not move a folio out.
-    fn why_not_out(&mut self, held: &mut Held, errno: Errno) -> Why {
+    pub(super) fn why_not_out(&mut self, held: &mut Held, errno: Errno) -> Why {
         match errno {
             Errno::BUSY => match self.busy.get(&held.index) {
                 // Shared since a fork or pinned: the next batch unshares it first.
@@ -105,7 +110,8 @@ impl Session<'_> {
                     // Threads may have stored to what arrived, so the folio can only go on.
                     let at = folio * page + torn;
                     let held = &mut run[folio].held;
-                    held.soiled.frame = !self.bring_in(from + at, to + at, page - torn);
+                    held.soiled.frame =
+                        !self.bring_in(from + at, to + at, page - torn, Holes::None);
                     held.at = At::Destination;
                     self.no_longer_cut_off();
                 }
@@ -118,21 +124,21 @@ impl Session<'_> {
     /// again. Until then the threads that want the page wait, and its contents stay where they are.
     ///
     /// Says whether the slots are empty now.
-    pub(super) fn bring_in(&self, from: usize, to: usize, bytes: usize) -> bool {
+    pub(super) fn bring_in(&self, from: usize, to: usize, bytes: usize, holes: Holes) -> bool {
         let mut emptied = true;
         let mut done = 0;
         let mut nap = Duration::from_micros(20);
         while done < bytes {
             let (from, to, rest) = (from + done, to + done, bytes - done);
             // SAFETY: as in `move_in`; the slots belong to locked folios of this session.
-            let moved = unsafe {
-                self.memory
-                    .uffd
-                    .move_range(to, from, rest, MoveMode::empty())
-            };
+            let moved = unsafe { self.memory.uffd.move_range(to, from, rest, holes.mode()) };
             let moved = self.memory.counted(moved, from);
             done += moved.done;
             if moved.done > 0 || moved.stopped.is_none() {
+                continue;
+            }
+            if holes == Holes::Moved && self.memory.is_gone(from) {
+                done += BASE_PAGE;
                 continue;
             }
             // SAFETY: the slot holds the page's contents, as the move failed before it.

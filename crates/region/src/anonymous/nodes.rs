@@ -148,7 +148,9 @@ impl Session<'_> {
             let strayed = self.memory.strayed(&slots, node);
             let strayed = strayed.unwrap_or_else(|_| vec![true; slots.len()]);
             for (entry, strayed) in run.iter_mut().zip(strayed) {
-                entry.held.soiled.staging |= strayed && entry.held.at == At::Destination;
+                // The sources of a span have been released.
+                let serves_again = entry.held.at == At::Destination && entry.held.span.is_none();
+                entry.held.soiled.staging |= strayed && serves_again;
             }
         }
     }

@@ -29,6 +29,7 @@ use super::Anonymous;
 use super::pool::FramePool;
 use super::seclusion::Secluded;
 use super::slots::{Kind, Ready, Returned};
+use super::spans::{Holes, Span};
 use crate::failure::{LOCK_PATIENCE, copy_here, refused, wake};
 use crate::index_of;
 use crate::keeper::Keeper;
@@ -60,6 +61,14 @@ pub(crate) struct Session<'r> {
     pub(super) layout_in_doubt: bool,
     /// Folios of this batch that are in the tier asked for by the table, but not on its node.
     pub(super) astray: Vec<usize>,
+    /// How many pages apart two may be to be cut off with what lies between them, in this batch.
+    pub(super) reach: usize,
+    /// The spans of this batch, in order.
+    pub(super) spans: Vec<Span>,
+    /// Whether this batch counts as one that may hold neighbours.
+    pub(super) holds: bool,
+    /// Sources to give up; has room for all of a batch.
+    pub(super) sources: Vec<advise::Span>,
     pub(super) granted: usize,
     /// Slots that this batch has taken and not reserved yet.
     pub(super) ready: Vec<Ready>,
@@ -84,6 +93,10 @@ pub(crate) struct Held {
     pub(super) mlocked: bool,
     /// On another node than its tier's.
     pub(super) astray: bool,
+    /// The span with which it is cut off, by number.
+    pub(super) span: Option<usize>,
+    /// The frame itself has gone into the region, and not its contents only.
+    pub(super) frame_is_spent: bool,
     pub(super) soiled: Soiled,
 }
 
@@ -116,7 +129,7 @@ impl<'r> Session<'r> {
         for pool in &memory.pools {
             pool.grant(batch);
         }
-        memory.sessions.fetch_add(1, Ordering::Relaxed);
+        memory.sessions.fetch_add(1, Ordering::SeqCst);
         Self {
             memory,
             table,
@@ -130,6 +143,10 @@ impl<'r> Session<'r> {
             layout_is_right: false,
             layout_in_doubt: false,
             astray: Vec::new(),
+            reach: memory.spans.reach(),
+            spans: Vec::new(),
+            holds: false,
+            sources: Vec::new(),
             granted: batch,
             ready: Vec::new(),
         }
@@ -141,7 +158,11 @@ impl<'r> Session<'r> {
 
     /// The address of a folio in the region.
     pub(super) fn address(&self, held: &Held) -> usize {
-        self.memory.memory.range().start + held.index * self.page()
+        self.address_of(held.index)
+    }
+
+    pub(super) fn address_of(&self, index: usize) -> usize {
+        self.memory.memory.range().start + index * self.page()
     }
 
     pub(super) fn slot_address(&self, slot: Option<NonZeroUsize>) -> usize {
@@ -169,6 +190,8 @@ impl<'r> Session<'r> {
             at: At::Source,
             mlocked,
             astray: self.astray.binary_search(&index).is_ok(),
+            span: None,
+            frame_is_spent: false,
             soiled: Soiled::default(),
         }
     }
@@ -217,6 +240,14 @@ impl Platform for Session<'_> {
         crate::shootdowns::of_this_thread()
     }
 
+    fn cut_off_with(&self, before: Option<Folio>, folio: Folio) -> u64 {
+        let between = before
+            .map(|before| (index_of(before), index_of(folio)))
+            .filter(|&(before, index)| self.is_in_reach(before, index))
+            .map_or(0, |(before, index)| (index - before - 1) as u64);
+        folio.base_pages() + between
+    }
+
     fn provision(&mut self, folios: &[Folio], to: TierId) {
         self.look_at_layout();
         let busy = self
@@ -250,6 +281,7 @@ impl Platform for Session<'_> {
         leaving.sort_unstable();
         leaving.dedup();
         let target = self.memory.pool_number(to);
+        self.make_spans_ready(&mut leaving, target);
         for run in leaving.chunk_by(|a, b| a.0 + 1 == b.0 && a.1 == b.1) {
             let (index, source) = run[0];
             self.make_ready(index, run.len(), Kind::Staging, source);
@@ -274,10 +306,19 @@ impl Platform for Session<'_> {
     }
 
     fn reserve(&mut self, entries: &mut [Entry<Held>], to: TierId, _wait: &Wait) {
+        for entry in entries.iter_mut() {
+            if let Some((span, slot)) = self.span_of(entry.held.index) {
+                entry.held.span = Some(span);
+                entry.held.staging = NonZeroUsize::new(slot);
+            }
+        }
         let layout = Arc::clone(&self.layout);
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            adjacent(&layout, a, b) && a.from == b.from && a.mlocked == b.mlocked
+            adjacent(&layout, a, b)
+                && a.from == b.from
+                && a.mlocked == b.mlocked
+                && a.span == b.span
         });
         for run in runs {
             self.reserve_run(run, to);
@@ -308,13 +349,17 @@ impl Platform for Session<'_> {
             Ok(secluded) => self.secluded = Some(secluded),
             Err(failure) => return fail_all(entries, failure),
         }
+        self.lock_neighbours(entries);
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            adjacent(&layout, a, b) && slots_adjacent(a.staging, b.staging)
+            a.span == b.span && adjacent(&layout, a, b) && slots_adjacent(a.staging, b.staging)
         });
         for run in runs {
-            self.move_out(run);
+            if run[0].held.span.is_none() {
+                self.move_out(run);
+            }
         }
+        self.move_spans_out(entries);
         if self.cut_off == 0 {
             self.secluded = None;
         } else if let Some(Err(failure)) = self.secluded.as_ref().map(Secluded::wait_out) {
@@ -346,11 +391,15 @@ impl Platform for Session<'_> {
         let layout = Arc::clone(&self.layout);
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            adjacent(&layout, a, b) && slots_adjacent(a.frame, b.frame)
+            a.span == b.span && adjacent(&layout, a, b) && slots_adjacent(a.frame, b.frame)
         });
         for run in runs {
-            self.move_in(run);
+            if run[0].held.span.is_none() {
+                self.move_in(run);
+            }
         }
+        self.move_spans_in(entries);
+        self.reach = self.memory.spans.reach();
         self.set_strays_aside(entries);
     }
 
@@ -359,6 +408,7 @@ impl Platform for Session<'_> {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
             a.at == At::Staging
+                && a.span == b.span
                 && b.at == At::Staging
                 && adjacent(&layout, a, b)
                 && slots_adjacent(a.staging, b.staging)
@@ -374,13 +424,15 @@ impl Platform for Session<'_> {
                 self.slot_address(first.held.staging),
                 self.address(&first.held),
             );
-            let soiled = !self.bring_in(from, to, bytes);
+            let soiled = !self.bring_in(from, to, bytes, Holes::None);
             for entry in run {
                 entry.held.soiled.staging |= soiled;
                 entry.held.at = At::Source;
+                self.part_is_home(&entry.held);
                 self.no_longer_cut_off();
             }
         }
+        self.close_finished_spans();
     }
 
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
@@ -396,18 +448,23 @@ impl Platform for Session<'_> {
         } else {
             FramePool::put_unused
         });
+        let mut unused = Returned::new(FramePool::put_unused);
         for (_, held) in folios {
             if held.mlocked {
                 self.munlock_slots(&held);
             }
             let (from, to) = (self.pool(held.from), self.pool(held.to));
-            if held.soiled.staging {
+            if held.span.is_some() {
+                // The slot goes with the span.
+            } else if held.soiled.staging {
                 from.put_soiled_staging(held.staging);
             } else {
                 staging.add(from, held.staging);
             }
             if held.soiled.frame {
                 to.put_soiled(held.frame);
+            } else if held.span.is_some() && !held.frame_is_spent {
+                unused.add(to, held.frame);
             } else {
                 frames.add(to, held.frame);
             }
@@ -424,7 +481,8 @@ impl Platform for Session<'_> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        self.memory.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.close_spans();
+        self.memory.sessions.fetch_sub(1, Ordering::SeqCst);
         self.drop_ready();
         for pool in &self.memory.pools {
             pool.revoke(self.granted);

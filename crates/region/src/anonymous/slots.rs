@@ -86,12 +86,14 @@ impl Session<'_> {
             self.memory.pool_number(first.held.from),
             self.memory.pool_number(to),
         );
-        let staging = self.ready_slots(Kind::Staging, source);
-        give_slots(
-            run,
-            |want, at| staging.take_in_phase(want, beside + at, modulus),
-            |held, slot| held.staging = slot,
-        );
+        if first.held.span.is_none() {
+            let staging = self.ready_slots(Kind::Staging, source);
+            give_slots(
+                run,
+                |want, at| staging.take_in_phase(want, beside + at, modulus),
+                |held, slot| held.staging = slot,
+            );
+        }
         let frames = self.ready_slots(Kind::Frame, target);
         give_slots(
             run,

@@ -17,7 +17,7 @@
 mod herd;
 mod stress;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use herd::Herd;
@@ -65,14 +65,34 @@ impl Kind {
     }
 }
 
+/// Which pages a migration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    All,
+    /// Every third, which are cut off with those between them.
+    Scattered,
+}
+
+impl Which {
+    fn pages(self, region: &Region) -> Vec<usize> {
+        let step = if self == Self::All { 1 } else { 3 };
+        (0..region.pages()).step_by(step).collect()
+    }
+}
+
 fn main() {
     let mut trials = Vec::new();
     for kind in Kind::ALL {
         for mode in [Mode::Async, Mode::Sync] {
-            let name = format!("inject::{kind:?}_{mode:?}").to_lowercase();
-            trials.push(trial(name, missing(kind), move || {
-                every_call_fails(kind, mode)
-            }));
+            for which in [Which::All, Which::Scattered] {
+                if which == Which::Scattered && !matches!(kind, Kind::Pooled | Kind::Fresh) {
+                    continue;
+                }
+                let name = format!("inject::{kind:?}_{mode:?}_{which:?}").to_lowercase();
+                trials.push(trial(name, missing(kind), move || {
+                    every_call_fails(kind, mode, which)
+                }));
+            }
         }
     }
     let seconds = std::env::var("TRANSHUME_STRESS_SECONDS")
@@ -131,6 +151,13 @@ impl Watchdog {
 
 /// Checks what a migration says against where the pages are.
 pub(crate) fn check(region: &Region, report: &transhume_region::Report<TierId>, tier: &str) {
+    let moved = region
+        .usage()
+        .tiers
+        .iter()
+        .map(|tier| tier.pages)
+        .sum::<usize>();
+    assert_eq!(moved, region.pages());
     for folio in report.folios() {
         let page = (folio.folio.page() / folio.folio.base_pages()) as usize;
         let there = region.tier_of(page).unwrap() == tier;
@@ -140,7 +167,7 @@ pub(crate) fn check(region: &Region, report: &transhume_region::Report<TierId>, 
 }
 
 /// Which calls a whole migration makes, found out by counting.
-fn calls_of(region: &Region) -> Vec<Call> {
+fn calls_of(region: &Region, pages: &[usize]) -> Vec<Call> {
     let before = Call::ALL
         .iter()
         .map(|&call| inject::calls(call))
@@ -148,7 +175,7 @@ fn calls_of(region: &Region) -> Vec<Call> {
     for tier in ["far", "near"] {
         assert!(
             region
-                .migrate(.., tier, &Options::new())
+                .migrate(pages, tier, &Options::new())
                 .unwrap()
                 .is_complete()
         );
@@ -160,12 +187,34 @@ fn calls_of(region: &Region) -> Vec<Call> {
     made.map(|(&call, _)| call).collect()
 }
 
-fn every_call_fails(kind: Kind, mode: Mode) {
-    let region = kind.region();
-    let page = region.page_size().bytes();
-    let calls = calls_of(&region);
+fn every_call_fails(kind: Kind, mode: Mode, which: Which) {
+    let calls = {
+        let region = kind.region();
+        calls_of(&region, &which.pages(&region))
+    };
     assert!(!calls.is_empty());
-    herd::fill(&region);
+    let mut fired = 0;
+    if which == Which::All {
+        fired += these_calls_fail(&kind.region(), &calls, mode, which);
+    } else {
+        // A region of which the kernel has once refused to cut off scattered pages together does not
+        // try that again, so that each call gets a region of its own.
+        for call in &calls {
+            fired += these_calls_fail(&kind.region(), std::slice::from_ref(call), mode, which);
+        }
+    }
+    assert!(fired > calls.len() as u64, "the faults were met");
+    println!(
+        "{kind:?} {mode:?} {which:?}: {} calls, {fired} faults met",
+        calls.len()
+    );
+}
+
+/// Says how many of the faults were met.
+fn these_calls_fail(region: &Region, calls: &[Call], mode: Mode, which: Which) -> u64 {
+    let page = region.page_size().bytes();
+    let pages = which.pages(region);
+    herd::fill(region);
     let errnos = [
         Errno::AGAIN,
         Errno::NOMEM,
@@ -188,35 +237,34 @@ fn every_call_fails(kind: Kind, mode: Mode) {
     let mut fired = 0;
     let mut round = 0;
     std::thread::scope(|scope| {
-        let herd = Herd::graze(scope, &region, 1, &stop);
-        for &call in &calls {
+        let herd = Herd::graze(scope, region, 1, &stop);
+        for &call in calls {
             for &fault in &faults {
                 for (skip, times) in [(0, 1), (1, 1), (0, 3), (2, 2)] {
                     round += 1;
                     let tier = region.tiers()[round % 2].name();
                     let armed = inject::arm(call, Plan { skip, times, fault });
                     let report = region
-                        .migrate(.., tier, &Options::new().mode(mode))
+                        .migrate(&pages[..], tier, &Options::new().mode(mode))
                         .unwrap();
                     fired += u64::from(armed.fired() > 0);
                     drop(armed);
-                    check(&region, &report, tier);
+                    check(region, &report, tier);
                     // Nothing is left locked or lost: what stayed can go now.
                     let report = region
-                        .migrate(.., tier, &Options::new().mode(Mode::Sync))
+                        .migrate(&pages[..], tier, &Options::new().mode(Mode::Sync))
                         .unwrap();
                     let left = report.stayed().next();
                     assert!(
                         left.is_none(),
                         "after {call:?} {fault:?} {skip} {times}: {left:?}"
                     );
-                    check(&region, &report, tier);
+                    check(region, &report, tier);
                 }
             }
         }
         assert!(herd.gather() > 0);
     });
-    assert!(fired > calls.len() as u64, "the faults were met");
     herd::sweep(region.words());
     let usage = region.usage();
     assert!(usage.mappings == 1, "{usage:?}");
@@ -225,9 +273,5 @@ fn every_call_fails(kind: Kind, mode: Mode) {
         usage.pooled_bytes <= region.len() / 64 + (4 << 20),
         "{usage:?}"
     );
-    println!(
-        "{kind:?} {mode:?}: {} calls, {fired} faults met of {round}",
-        calls.len()
-    );
-    stop.store(true, Ordering::Relaxed);
+    fired
 }

@@ -24,6 +24,7 @@ mod needs;
 mod nodes;
 mod pinned;
 mod refusals;
+mod scattered;
 mod stalls;
 
 use libtest_mimic::{Arguments, Trial};
@@ -44,6 +45,7 @@ fn main() {
         refusals::CASES,
         nodes::CASES,
         dax::CASES,
+        scattered::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();
