@@ -140,6 +140,8 @@ pub(super) struct Span {
     slots: Range<usize>,
     /// The pool that has the slots.
     pool: usize,
+    /// Whether its neighbours have been locked.
+    begun: bool,
     /// Whether something nobody needs could not be removed from a slot.
     soiled: bool,
 }
@@ -231,6 +233,7 @@ impl Session<'_> {
             parts: vec![Part::Apart; pages.len()],
             slots,
             pool,
+            begun: false,
             soiled: false,
         });
         true
@@ -253,6 +256,7 @@ impl Session<'_> {
             }
         }
         for span in &mut self.spans {
+            span.begun = true;
             let wanted = |part: &Part| *part == Part::Wanted;
             let (Some(begin), Some(end)) = (
                 span.parts.iter().position(wanted),
@@ -533,10 +537,11 @@ impl Session<'_> {
         }
     }
 
-    /// Closes the spans of which nothing that is wanted is out any more.
+    /// Closes the spans of which something was cut off, and nothing that is wanted is any more.
     pub(super) fn close_finished_spans(&mut self) {
         for number in 0..self.spans.len() {
-            if !self.spans[number].parts.contains(&Part::WantedOut) {
+            let span = &self.spans[number];
+            if span.begun && !span.parts.contains(&Part::WantedOut) {
                 self.close_span(number);
             }
         }
