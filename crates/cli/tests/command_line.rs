@@ -293,10 +293,10 @@ fn json_on_standard_output_is_all_there_is() {
     ]);
     let batches = rows
         .iter()
-        .filter(|row| row["frames"] == "pooled")
+        .filter(|row| row["pins"] == "declared" && row["stride"] == 1)
         .map(|row| row["batch"].as_u64().unwrap());
     assert_eq!(batches.collect::<Vec<_>>(), [1, 8, 32, 128, 512]);
-    assert!(rows.iter().any(|row| row["frames"] == "fresh"));
+    assert!(rows.iter().any(|row| row["pins"] == "undeclared"));
 }
 
 fn mapped_memory_and_copiers() {

@@ -16,6 +16,9 @@
 //! | remap | `UFFDIO_MOVE` of each run in | `mmap` of the destination's file over each run |
 //! | who waits | faults on the missing page | faults on the blind |
 //!
+//! Scattered anonymous pages that lie close together are cut off with what lies between them, which
+//! comes back as it was: see [`Neighbours`].
+//!
 //! # What application threads see
 //!
 //! Loads and stores work at any time. One that meets a page under migration waits in the kernel,
@@ -68,7 +71,7 @@ mod walk;
 pub use builder::Builder;
 pub use error::{BuildError, RegionError};
 pub use mechanism::{Mechanism, Notice};
-pub use options::{AnyCopier, KernelAccess, Options, Pages, Pins};
+pub use options::{AnyCopier, KernelAccess, Neighbours, Options, Pages, Pins};
 pub use pin::Pin;
 pub use region::{Region, TierUsage, Usage};
 pub use tier::{PageSize, Place, Tier, TierId};

@@ -138,6 +138,17 @@ impl From<&[usize]> for Pages {
     }
 }
 
+/// What becomes of pages that lie between those of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Neighbours {
+    /// Where it is faster they are cut off together with the others, and come back as they were:
+    /// scattered pages of anonymous memory then take few shootdowns. They count against the limit.
+    #[default]
+    Taken,
+    /// They are left alone.
+    Left,
+}
+
 /// How a migration is to go. The default never blocks, cuts off 512 base pages at a time
 /// (\[batch-flush\]) and uses the region's copier.
 #[derive(Clone, Default)]
@@ -154,6 +165,8 @@ pub struct Options {
     pub reason: Reason,
     /// Another copier than the region's, for this request.
     pub copier: Option<AnyCopier>,
+    /// What becomes of pages that lie between those of the request.
+    pub neighbours: Neighbours,
 }
 
 impl Options {
@@ -191,6 +204,13 @@ impl Options {
         self
     }
 
+    /// Sets what becomes of pages that lie between those of the request.
+    #[must_use]
+    pub fn neighbours(mut self, neighbours: Neighbours) -> Self {
+        self.neighbours = neighbours;
+        self
+    }
+
     /// Sets the copier.
     #[must_use]
     pub fn copier(mut self, copier: AnyCopier) -> Self {
@@ -206,6 +226,7 @@ impl fmt::Debug for Options {
             .field("limit_bytes", &self.limit_bytes)
             .field("max_stall", &self.max_stall)
             .field("reason", &self.reason)
+            .field("neighbours", &self.neighbours)
             .field(
                 "copier",
                 &self.copier.as_ref().map(|copier| copier.name().to_owned()),

@@ -32,8 +32,10 @@ const PIN_PATIENCE: Duration = Duration::from_secs(1);
 /// the memory is shared with every thread that has the region. Any thread may migrate any pages at
 /// any time; requests with common pages exclude each other.
 ///
-/// The memory is the region's to give back: do not `munmap` or `mremap` parts of it. Pages that are
-/// given to `madvise(MADV_DONTNEED)` while nobody migrates them read as zeros afterwards.
+/// The memory is the region's to give back: do not `munmap` or `mremap` parts of it. Anonymous pages
+/// that are given to `madvise(MADV_DONTNEED)` read as zeros afterwards, unless they are cut off just
+/// then, for a request of their own or as [`Neighbours`](crate::Neighbours) of one: then they come
+/// back as they were. Mapped pages read as before.
 ///
 /// ```
 /// use std::sync::atomic::Ordering;
@@ -298,7 +300,8 @@ impl Region {
         let batch = self.batch_pages(&request);
         Ok(match &self.core.backing {
             Backing::Anonymous(memory) => {
-                let mut session = anonymous::Session::new(memory, table, &self.keeper, batch);
+                let mut session =
+                    anonymous::Session::new(memory, table, &self.keeper, batch, options.neighbours);
                 migrate(&mut session, copier, request)
             }
             Backing::Mapped(memory) => {
@@ -355,12 +358,15 @@ impl Region {
                     pages: table.population(TierId(id)),
                     capacity,
                 });
-        let (pooled_bytes, tables, mappings) = match &self.core.backing {
-            Backing::Anonymous(memory) => (memory.pooled_frames() * page, 0, 1),
+        let (pooled_bytes, tables, mappings, fresh_frames) = match &self.core.backing {
+            Backing::Anonymous(memory) => {
+                (memory.pooled_frames() * page, 0, 1, memory.fresh_frames())
+            }
             Backing::Mapped(memory) => (
                 memory.pooled_slots() * page,
                 memory.table_bytes(),
                 memory.mappings(),
+                memory.fresh_frames(),
             ),
         };
         Usage {
@@ -368,6 +374,8 @@ impl Region {
             mappings,
             pooled_bytes,
             overhead_bytes: pooled_bytes + tables + table.bytes(),
+            moved: table.moved(),
+            fresh_frames,
         }
     }
 
@@ -449,6 +457,11 @@ pub struct Usage {
     pub pooled_bytes: usize,
     /// Bytes beyond the pages themselves: waiting frames and the region's tables.
     pub overhead_bytes: usize,
+    /// Pages that have moved since the region was made, each as often as it did.
+    pub moved: u64,
+    /// Destination frames that the kernel had to allocate, and zero, while a request waited for
+    /// them. All others had been waiting in a pool.
+    pub fresh_frames: u64,
 }
 
 /// One tier of a region.

@@ -4,7 +4,7 @@
 //! compare-and-swap and never sleep on while they hold another (\[batch-deadlock\]), a mark that a
 //! fault was passed over while the folio was locked, and a count of declared pins.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::tier::TierId;
@@ -50,6 +50,8 @@ pub(crate) struct FolioTable {
     /// How many folios each tier has room taken for: those in it, those on their way to it, and
     /// those that have left it until their frames are free.
     taken: Box<[AtomicUsize]>,
+    /// How many folios have moved.
+    moved: AtomicU64,
 }
 
 impl FolioTable {
@@ -59,6 +61,7 @@ impl FolioTable {
             state: (0..folios).map(|_| AtomicU8::new(0)).collect(),
             tier: (0..folios).map(|_| AtomicU8::new(0)).collect(),
             taken: (0..tiers).map(|_| AtomicUsize::new(0)).collect(),
+            moved: AtomicU64::new(0),
         };
         table.taken[0].store(folios, Ordering::Relaxed);
         table
@@ -72,6 +75,11 @@ impl FolioTable {
     pub(crate) fn population(&self, tier: TierId) -> usize {
         let there = |other: &&AtomicU8| other.load(Ordering::Relaxed) == tier.0;
         self.tier.iter().filter(there).count()
+    }
+
+    /// How many folios have moved since it was made, each as often as it did.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
     }
 
     /// Takes room for `folios` more in a tier that holds `capacity`; arriving takes no more.
@@ -237,6 +245,7 @@ impl<'t> Tally<'t> {
     fn flush(&mut self) {
         if let Some((from, count)) = self.left.take() {
             self.table.free_room(from, count);
+            self.table.moved.fetch_add(count as u64, Ordering::Relaxed);
         }
     }
 }

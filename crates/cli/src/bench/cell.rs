@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use transhume_copy::SharedCopier;
-use transhume_region::{PageSize, Pins};
+use transhume_region::{Neighbours, PageSize, Pins};
 
 use crate::args::Backing;
 
@@ -11,6 +11,7 @@ use crate::args::Backing;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Table {
     Flush,
+    Scattered,
     Copy,
     Batch,
 }
@@ -18,7 +19,8 @@ pub(crate) enum Table {
 impl Table {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Flush => "flush",
+            // Both are asked for by one name.
+            Self::Flush | Self::Scattered => "flush",
             Self::Copy => "copy",
             Self::Batch => "batch",
         }
@@ -33,6 +35,9 @@ pub(crate) struct Cell {
     pub(crate) batch: usize,
     /// Pages in a request.
     pub(crate) request: usize,
+    /// Every so-manieth page is wanted.
+    pub(crate) stride: usize,
+    pub(crate) neighbours: Neighbours,
     pub(crate) copier: SharedCopier,
     pub(crate) threads: usize,
 }
@@ -51,11 +56,11 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Whether destination frames are used again or fresh from the kernel.
-    pub(crate) fn frames(&self) -> &'static str {
+    /// What the application promises about pins, on which it depends whether frames serve again.
+    pub(crate) fn pins(&self) -> &'static str {
         match self.pins {
-            Pins::Declared => "pooled",
-            Pins::Undeclared => "fresh",
+            Pins::Declared => "declared",
+            Pins::Undeclared => "undeclared",
         }
     }
 

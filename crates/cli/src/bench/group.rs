@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use transhume_copy::RawArea;
-use transhume_region::{BuildError, Options, PageSize, Region, Tier};
+use transhume_region::{BuildError, Options, PageSize, Pages, Region, Tier};
 use transhume_sys::shootdown::{Counter, InterruptCounter};
 
 use super::Context;
@@ -24,7 +24,7 @@ pub(crate) struct Outcome {
 
 /// Memory beyond the pages themselves, after the last run.
 pub(crate) struct Beside {
-    pub(crate) frames: &'static str,
+    pub(crate) pins: &'static str,
     pub(crate) page_size: PageSize,
     pub(crate) region: usize,
     pub(crate) overhead: usize,
@@ -43,6 +43,7 @@ struct Run {
     shootdowns: Option<u64>,
     ipis: Option<u64>,
     first_folio_us: f64,
+    fresh: u64,
     stayed: u64,
     seen: Seen,
 }
@@ -101,7 +102,7 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
         .map(|(cell, runs)| row(group, cell, runs, args, counter.as_deref(), (swept, wrong)));
     let rows = rows.collect();
     let beside = Beside {
-        frames: group.frames(),
+        pins: group.pins(),
         page_size: group.page_size,
         region: region.len(),
         overhead: region.usage().overhead_bytes,
@@ -254,16 +255,27 @@ fn one_run(
         NonZeroUsize::new(cell.batch * group.page_size.bytes()).unwrap_or(NonZeroUsize::MIN);
     let options = Options::new()
         .limit_bytes(limit)
-        .copier(cell.copier.clone());
+        .copier(cell.copier.clone())
+        .neighbours(cell.neighbours);
     let (mut pages, mut requests, mut stayed) = (0, 0, 0);
     let mut first = Vec::new();
     let mut at = 0;
+    let wanted = |at: usize| -> Pages {
+        match cell.stride {
+            1 => (at..at + cell.request).into(),
+            stride => {
+                let all = (at..region.pages()).step_by(stride).take(cell.request);
+                all.collect::<Vec<_>>().into()
+            }
+        }
+    };
     load.take();
+    let fresh_before = region.usage().fresh_frames;
     let shootdowns_before = counter.and_then(|counter| counter.read().ok());
     let ipis_before = arrivals.and_then(|counter| counter.read().ok());
     let began = Instant::now();
     while began.elapsed() < run_time {
-        if at + cell.request > region.pages() {
+        if at + cell.request * cell.stride > region.pages() {
             at = 0;
         }
         let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
@@ -273,9 +285,9 @@ fn one_run(
             "near"
         };
         let report = region
-            .migrate(at..at + cell.request, tier, &options)
+            .migrate(wanted(at), tier, &options)
             .map_err(refused)?;
-        at += cell.request;
+        at += cell.request * cell.stride;
         requests += 1;
         pages += report.moved() as u64;
         stayed += report.stayed().count() as u64;
@@ -303,6 +315,7 @@ fn one_run(
             arrivals.and_then(|counter| counter.read().ok()),
         ),
         first_folio_us: median(first.into_iter()),
+        fresh: region.usage().fresh_frames - fresh_before,
         stayed,
         seen: load.take(),
     })
@@ -330,6 +343,7 @@ fn row(
         .unwrap_or(0);
     let pages_per_s = each(&|run| run.pages as f64 / run.seconds);
     let sum = |count: &dyn Fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
+    let fresh_frames = each(&|run| run.fresh as f64 / run.pages.max(1) as f64);
     let (loads, stores) = (sum(&|run| run.seen.loads), sum(&|run| run.seen.stores));
     Row {
         bench: group.table.name(),
@@ -340,7 +354,14 @@ fn row(
         batch: cell.batch,
         threads: cell.threads,
         copier: cell.copier.name().to_owned(),
-        frames: group.frames(),
+        stride: cell.stride,
+        pins: group.pins(),
+        frames: match fresh_frames {
+            ..0.05 => "pooled",
+            0.95.. => "fresh",
+            _ => "mixed",
+        },
+        fresh_frames,
         runs: args.runs,
         pages_per_s,
         bytes_per_s: pages_per_s * group.page_size.bytes() as f64,

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use transhume_copy::{SharedCopier, by_name, engines};
-use transhume_region::{PageSize, Pins};
+use transhume_region::{Neighbours, PageSize, Pins};
 use transhume_sys::limits;
 use transhume_sys::map::HUGE_PAGE;
 
@@ -41,6 +41,9 @@ pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
             batches,
             &copier,
         ));
+        if args.backing == Backing::Anonymous && size == PageSize::Base {
+            groups.push(scattered(args, &copier));
+        }
         if args.backing == Backing::Anonymous {
             let largest = &batches[batches.len() - 1..];
             groups.push(batches_of(
@@ -126,6 +129,8 @@ fn batches_of(
         },
         batch,
         request: pages,
+        stride: 1,
+        neighbours: Neighbours::default(),
         copier: SharedCopier::clone(copier),
         threads: 1,
     };
@@ -134,6 +139,30 @@ fn batches_of(
         .filter(|&&batch| batch == 1 || batch <= pages)
         .map(cell)
         .collect();
+    group
+}
+
+/// Every eighth page, one at a time, run by run, and with the seven between.
+fn scattered(args: &Bench, copier: &SharedCopier) -> Group {
+    const STRIDE: usize = 8;
+    const BATCH: usize = 512;
+    let mut group = group(Table::Scattered, args, PageSize::Base, Pins::Declared);
+    let request = (group.pages / STRIDE).max(1);
+    for (way, batch, neighbours) in [
+        ("one at a time", 1, Neighbours::Left),
+        ("run by run", BATCH, Neighbours::Left),
+        ("with neighbours", BATCH, Neighbours::Taken),
+    ] {
+        group.cells.push(Cell {
+            variant: format!("every {STRIDE}th, {way}"),
+            batch,
+            request,
+            stride: STRIDE,
+            neighbours,
+            copier: SharedCopier::clone(copier),
+            threads: 1,
+        });
+    }
     group
 }
 
@@ -166,6 +195,8 @@ fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group
                 variant: format!("{batch} {}", if batch == 1 { "page" } else { "pages" }),
                 batch,
                 request: batch,
+                stride: 1,
+                neighbours: Neighbours::default(),
                 copier: SharedCopier::clone(copier),
                 threads: *threads,
             });

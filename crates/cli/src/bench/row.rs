@@ -24,8 +24,15 @@ pub(crate) struct Row {
     pub(crate) batch: usize,
     pub(crate) threads: usize,
     pub(crate) copier: String,
-    /// Whether destination frames were waiting in a pool or fresh from the kernel.
+    /// Every so-manieth page of the region was asked for.
+    pub(crate) stride: usize,
+    /// Whether the application declares pins, so that frames serve again.
+    pub(crate) pins: &'static str,
+    /// Where destination frames came from: `pooled`, `fresh` or `mixed`, by what was counted.
     pub(crate) frames: &'static str,
+    /// The share of destination frames that the kernel had to allocate and zero while the request
+    /// waited.
+    pub(crate) fresh_frames: f64,
     pub(crate) runs: u32,
     pub(crate) pages_per_s: f64,
     pub(crate) bytes_per_s: f64,

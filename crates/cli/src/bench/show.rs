@@ -7,15 +7,16 @@ use crate::table::{Column, figures, fold, short, width};
 pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
     let what = match group.table {
         Table::Flush => "flush: one page at a time against batches",
+        Table::Scattered => "flush: scattered pages, run by run and with what lies between",
         Table::Copy => "copy: the copiers, one batch a request",
         Table::Batch => "batch: what a batch's size costs and gains",
     };
     let title = format!(
-        "{what}; {} pages of {}, {}, {} frames",
+        "{what}; {} pages of {}, {}, pins {}",
         group.pages,
         group.page_size,
         group.backing.name(),
-        group.frames(),
+        group.pins(),
     );
     let width = width();
     let table = figures(columns(group.table, rows), width);
@@ -63,6 +64,9 @@ fn columns(table: Table, rows: &[Row]) -> Vec<Column> {
     columns.push(column("shootdowns\na page", 3, &|row| {
         row.shootdowns_per_page
             .map_or_else(unknown, |figure| format!("{figure:.4}"))
+    }));
+    columns.push(column("fresh\nframes", 6, &|row| {
+        format!("{:.0} %", row.fresh_frames * 100.0)
     }));
     if table == Table::Batch {
         columns.push(column("first page\nus", 2, &|row| {

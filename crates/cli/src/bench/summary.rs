@@ -13,7 +13,8 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
             row.bench == bench
                 && row.page_size == size
                 && row.batch == batch
-                && row.frames == "pooled"
+                && row.pins == "declared"
+                && row.stride == 1
         })
     };
     if let (Some(one), Some(many)) = (find("flush", "4k", 1), find("flush", "4k", 512)) {
@@ -27,6 +28,24 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
                 "the same: shootdowns a page {change:+.2} % ({before:.4} to {after:.4})"
             ));
         }
+    }
+    let scattered = |neighbours: bool| {
+        rows.iter().find(|row| {
+            row.stride > 1 && row.batch > 1 && row.variant.contains("run by run") != neighbours
+        })
+    };
+    if let (Some(apart), Some(together)) = (scattered(false), scattered(true)) {
+        let mut line = format!(
+            "4k, every {}th page: {:.1} times the pages/s with the neighbours than run by run",
+            together.stride,
+            together.pages_per_s / apart.pages_per_s
+        );
+        if let (Some(before), Some(after)) =
+            (apart.shootdowns_per_page, together.shootdowns_per_page)
+        {
+            line.push_str(&format!(", shootdowns a page {before:.4} to {after:.4}"));
+        }
+        lines.push(line);
     }
     for (size, batch) in [("4k", 512), ("2m", 16)] {
         if let Some(row) = find("flush", size, batch) {
@@ -63,10 +82,10 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
         let share = group.overhead as f64 * 100.0 / group.region as f64;
         let pool = group.asked.min(group.overhead) as f64 * 100.0 / group.region as f64;
         lines.push(format!(
-            "memory beside {} MiB of 4k pages, {} frames: {share:.2} %, of which {pool:.2} % is the pool that \
+            "memory beside {} MiB of 4k pages, pins {}: {share:.2} %, of which {pool:.2} % is the pool that \
              the benchmark asked for (a batch of {} KiB)",
             group.region >> 20,
-            group.frames,
+            group.pins,
             group.batch >> 10
         ));
     }

@@ -3,9 +3,11 @@
 mod moves;
 mod nodes;
 mod pool;
+mod reach;
 mod seclusion;
 mod session;
 mod slots;
+mod span;
 mod spans;
 
 use std::ops::Range;
@@ -20,9 +22,9 @@ use transhume_sys::{CallError, Errno, Progress};
 
 use self::pool::FramePool;
 pub(crate) use self::pool::SourceFrames;
+use self::reach::Spans;
 use self::seclusion::Seclusion;
 pub(crate) use self::session::Session;
-use self::spans::Spans;
 use crate::failure::wake;
 use crate::huge::huge_bytes;
 use crate::layout::Layouts;
@@ -115,6 +117,12 @@ impl Anonymous {
     /// How many frames wait in the pools.
     pub(crate) fn pooled_frames(&self) -> usize {
         self.pools.iter().map(FramePool::frames).sum()
+    }
+
+    /// How many destination frames the kernel had to allocate while a request waited.
+    pub(crate) fn fresh_frames(&self) -> u64 {
+        let taken = self.pools.iter().map(FramePool::fresh).sum::<u64>();
+        taken + self.spans.replaced()
     }
 
     /// Fills the pools by a little; says whether there is more to do.

@@ -1,6 +1,6 @@
 //! The two moves, and the way back: runs of pages by `UFFDIO_MOVE`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use transhume_engine::{Entry, Step, Why};
 use transhume_sys::uffd::{CopyMode, MoveMode};
@@ -19,7 +19,6 @@ impl Session<'_> {
         let (from, to) = (self.address(first), self.slot_address(first.staging));
         let mut walk = Walk::over(run.len(), self.page());
         while let Some(rest) = walk.rest() {
-            let began = Instant::now();
             // SAFETY: the folios are locked by this session, so no other migrator moves them, and
             // the staging slots are empty and reserved for them. Threads that use the region's
             // memory do so by atomics or raw pointers and wait in a fault until it is back.
@@ -31,9 +30,6 @@ impl Session<'_> {
                     MoveMode::DONTWAKE,
                 )
             };
-            self.memory
-                .spans
-                .learn(progress.done / BASE_PAGE, began.elapsed());
             let progress = self.memory.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for entry in &mut run[done] {

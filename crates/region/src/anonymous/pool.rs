@@ -13,7 +13,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use transhume_sys::CallError;
@@ -79,6 +79,8 @@ pub(crate) struct FramePool {
     /// Frames that requests under way keep beyond that: a batch each.
     leave: AtomicUsize,
     wanted: AtomicBool,
+    /// Frames that were allocated while a request waited for them.
+    fresh: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -96,6 +98,7 @@ impl FramePool {
             bound,
             leave: AtomicUsize::new(0),
             wanted: AtomicBool::new(false),
+            fresh: AtomicU64::new(0),
             state: Mutex::default(),
         }
     }
@@ -162,7 +165,7 @@ impl FramePool {
             (state.full.len(), self.target(&state))
         };
         let step = (REFILL_BYTES / self.page_size.bytes()).max(1);
-        let after = self.stock(target.min(before + step), uffd);
+        let (after, _) = self.stock(target.min(before + step), uffd);
         let more = before < after && after < target;
         self.wanted.store(more, Ordering::Relaxed);
         more
@@ -173,16 +176,23 @@ impl FramePool {
         self.lock().full.len()
     }
 
-    /// Fills the pool up to `frames` frames, as far as memory goes; says how many there are.
+    /// How many frames were allocated while a request waited for them.
+    pub(crate) fn fresh(&self) -> u64 {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
+    /// Fills the pool up to `frames` frames, as far as memory goes; says how many there are, and how
+    /// many of them were allocated for that.
     ///
     /// May block in the kernel's allocator, so no folio may be locked.
-    pub(crate) fn stock(&self, frames: usize, uffd: &Uffd) -> usize {
+    fn stock(&self, frames: usize, uffd: &Uffd) -> (usize, usize) {
+        let mut filled = 0;
         loop {
             let slots = {
                 let mut state = self.lock();
                 let missing = frames.saturating_sub(state.full.len());
                 if missing == 0 {
-                    return state.full.len();
+                    return (state.full.len(), filled);
                 }
                 match state.fresh.take(missing) {
                     Some(slots) => slots,
@@ -192,12 +202,14 @@ impl FramePool {
                     {
                         continue;
                     }
-                    None => return state.full.len(),
+                    None => return (state.full.len(), filled),
                 }
             };
+            let count = slots.len();
             if !self.fill(slots) {
-                return self.frames();
+                return (self.frames(), filled);
             }
+            filled += count;
         }
     }
 
@@ -230,7 +242,9 @@ impl FramePool {
     ) -> Option<Range<usize>> {
         loop {
             // What is stocked another may take first; then it is stocked again.
-            if self.stock(want, uffd) == 0 {
+            let (there, filled) = self.stock(want, uffd);
+            self.fresh.fetch_add(filled as u64, Ordering::Relaxed);
+            if there == 0 {
                 return None;
             }
             let frames = self

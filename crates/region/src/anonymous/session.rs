@@ -27,13 +27,16 @@ use transhume_sys::advise;
 
 use super::Anonymous;
 use super::pool::FramePool;
+use super::reach::Effort;
 use super::seclusion::Secluded;
 use super::slots::{Kind, Ready, Returned};
-use super::spans::{Holes, Span};
+use super::span::Span;
+use super::spans::Holes;
 use crate::failure::{LOCK_PATIENCE, copy_here, refused, wake};
 use crate::index_of;
 use crate::keeper::Keeper;
 use crate::layout::Layout;
+use crate::options::Neighbours;
 use crate::table::{FolioTable, Tally, Unlocked};
 use crate::tier::TierId;
 
@@ -61,8 +64,10 @@ pub(crate) struct Session<'r> {
     pub(super) layout_in_doubt: bool,
     /// Folios of this batch that are in the tier asked for by the table, but not on its node.
     pub(super) astray: Vec<usize>,
+    pub(super) neighbours: Neighbours,
     /// How many pages apart two may be to be cut off with what lies between them, in this batch.
     pub(super) reach: usize,
+    pub(super) effort: Effort,
     /// The spans of this batch, in order.
     pub(super) spans: Vec<Span>,
     /// Whether this batch counts as one that may hold neighbours.
@@ -125,6 +130,7 @@ impl<'r> Session<'r> {
         table: &'r FolioTable,
         keeper: &'r Keeper,
         batch: usize,
+        neighbours: Neighbours,
     ) -> Self {
         for pool in &memory.pools {
             pool.grant(batch);
@@ -143,7 +149,9 @@ impl<'r> Session<'r> {
             layout_is_right: false,
             layout_in_doubt: false,
             astray: Vec::new(),
-            reach: memory.spans.reach(),
+            neighbours,
+            reach: memory.spans.reach(neighbours),
+            effort: Effort::begin(),
             spans: Vec::new(),
             holds: false,
             sources: Vec::new(),
@@ -349,6 +357,7 @@ impl Platform for Session<'_> {
             Ok(secluded) => self.secluded = Some(secluded),
             Err(failure) => return fail_all(entries, failure),
         }
+        self.effort = Effort::begin();
         self.lock_neighbours(entries);
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
@@ -356,6 +365,7 @@ impl Platform for Session<'_> {
         });
         for run in runs {
             if run[0].held.span.is_none() {
+                self.effort.run(run.len());
                 self.move_out(run);
             }
         }
@@ -399,7 +409,8 @@ impl Platform for Session<'_> {
             }
         }
         self.move_spans_in(entries);
-        self.reach = self.memory.spans.reach();
+        self.memory.spans.learn(&self.effort);
+        self.reach = self.memory.spans.reach(self.neighbours);
         self.set_strays_aside(entries);
     }
 

@@ -21,160 +21,21 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use transhume_engine::{Entry, Step, Why};
-use transhume_sys::advise::{self, OwnProcess};
+use transhume_sys::advise;
 use transhume_sys::uffd::{CopyMode, MoveMode};
 use transhume_sys::{Errno, Progress};
 
 use super::session::{At, Held, Session};
 use super::slots::Kind;
+use super::span::{Part, Span};
 use crate::BASE_PAGE;
 use crate::failure::{failed, wake, why};
 use crate::table::Unlocked;
-use crate::tier::PageSize;
 use crate::walk::{Stopped, Walk};
-
-/// What spans need of the machine, and what calls cost here; shared by the requests of a region.
-#[derive(Debug)]
-pub(super) struct Spans {
-    /// `None` where one call cannot give up scattered pages.
-    process: Option<OwnProcess>,
-    /// Whether the kernel has refused to.
-    refused: AtomicBool,
-    /// Requests with a batch that may hold neighbours.
-    holders: AtomicUsize,
-    /// Nanoseconds that moving out one page takes.
-    call: AtomicU32,
-    /// Nanoseconds that each further page of a call takes.
-    page: AtomicU32,
-}
-
-/// What a wanted page in a span costs more than one that goes by itself, in nanoseconds: giving up
-/// its frame and allocating another. Measured on one machine; it decides close calls only.
-const REPLACING: u32 = 1_200;
-
-/// No more pages than this are cut off between two that are wanted.
-const FARTHEST: u32 = 128;
-
-impl Spans {
-    pub(super) fn new(page_size: PageSize) -> Self {
-        // Huge pages go alone or in few, and each call for one is long.
-        let process = match page_size {
-            PageSize::Base => OwnProcess::open().ok(),
-            PageSize::Huge => None,
-        };
-        Self {
-            process,
-            refused: AtomicBool::new(false),
-            holders: AtomicUsize::new(0),
-            call: AtomicU32::new(3_000),
-            page: AtomicU32::new(if moves_in_batches() { 100 } else { 10_000 }),
-        }
-    }
-
-    /// How many pages apart two wanted pages may be to be cut off with what lies between them.
-    pub(super) fn reach(&self) -> usize {
-        if self.process.is_none() || self.refused.load(Ordering::Relaxed) {
-            return 1;
-        }
-        let saved = (2 * self.call.load(Ordering::Relaxed)).saturating_sub(REPLACING);
-        let each = 2 * self.page.load(Ordering::Relaxed).max(1);
-        (saved / each).clamp(1, FARTHEST) as usize
-    }
-
-    /// Learns from a call that moved out `pages` pages.
-    pub(super) fn learn(&self, pages: usize, took: Duration) {
-        const MANY: usize = 64;
-        let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
-        let call = self.call.load(Ordering::Relaxed);
-        match u32::try_from(pages).unwrap_or(u32::MAX) {
-            1 => learn(&self.call, took),
-            _ if pages < MANY => {}
-            pages => learn(&self.page, took.saturating_sub(call) / pages),
-        }
-    }
-}
-
-/// An average of the last few; one that took far longer was interrupted, and is cut short.
-fn learn(average: &AtomicU32, sample: u32) {
-    let before = average.load(Ordering::Relaxed).max(8);
-    let sample = sample.min(before.saturating_mul(4));
-    average.store(before - before / 8 + sample / 8, Ordering::Relaxed);
-}
-
-/// Whether `UFFDIO_MOVE` flushes once a run and not once a page: from Linux 6.18 on. A first guess,
-/// which measurements replace.
-fn moves_in_batches() -> bool {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
-    (next(), next()) >= (Some(6), Some(18))
-}
-
-/// What a batch does with one page of a span.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    /// Nothing: it is locked by somebody else, or nothing wanted is beyond it.
-    Apart,
-    /// It is wanted, and in the region.
-    Wanted,
-    /// It is wanted, and in its slot.
-    WantedOut,
-    /// It is a locked neighbour, in the region.
-    Neighbour,
-    /// It is a locked neighbour, in its slot.
-    NeighbourOut,
-}
-
-/// A stretch of the region that is cut off in one piece, with a slot for each of its pages.
-#[derive(Debug)]
-pub(super) struct Span {
-    /// Its first page, by number in the region.
-    first: usize,
-    parts: Vec<Part>,
-    /// A staging slot for each part; empty when the span has been closed.
-    slots: Range<usize>,
-    /// The pool that has the slots.
-    pool: usize,
-    /// Whether its neighbours have been locked.
-    begun: bool,
-    /// Whether something nobody needs could not be removed from a slot.
-    soiled: bool,
-}
-
-impl Span {
-    fn pages(&self) -> Range<usize> {
-        self.first..self.first + self.parts.len()
-    }
-
-    /// Runs of parts that are in their slots.
-    fn next_out(&self, from: usize) -> Option<Range<usize>> {
-        let out = |part: &Part| matches!(part, Part::WantedOut | Part::NeighbourOut);
-        let start = from + self.parts[from..].iter().position(out)?;
-        let length = self.parts[start..].iter().take_while(|part| out(part));
-        Some(start..start + length.count())
-    }
-
-    /// Runs of parts that this batch has locked, from one that is wanted to one that is wanted.
-    fn next_piece(&self, from: usize) -> Option<Range<usize>> {
-        let start = from
-            + self.parts[from..]
-                .iter()
-                .position(|part| *part == Part::Wanted)?;
-        let locked = self.parts[start..]
-            .iter()
-            .take_while(|part| **part != Part::Apart)
-            .count();
-        let last = self.parts[start..start + locked]
-            .iter()
-            .rposition(|part| *part == Part::Wanted)?;
-        Some(start..start + last + 1)
-    }
-}
 
 impl Session<'_> {
     /// Whether two wanted pages go with what lies between them.
@@ -297,7 +158,6 @@ impl Session<'_> {
         let (from, to) = (self.address_of(page), slot * BASE_PAGE);
         let mut walk = Walk::over(piece.len(), BASE_PAGE);
         while let Some(rest) = walk.rest() {
-            let began = Instant::now();
             // SAFETY: the pages are locked by this session and the slots are reserved for them; see
             // `move_out`.
             let progress = unsafe {
@@ -308,9 +168,6 @@ impl Session<'_> {
                     MoveMode::DONTWAKE | MoveMode::ALLOW_SRC_HOLES,
                 )
             };
-            self.memory
-                .spans
-                .learn(progress.done / BASE_PAGE, began.elapsed());
             let progress = self.memory.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for at in done {
@@ -335,8 +192,10 @@ impl Session<'_> {
             _ => Part::WantedOut,
         };
         self.new_cut_off();
+        self.effort.pages += 1;
         if let Ok(at) = entries.binary_search_by_key(&index, |entry| entry.held.index) {
             entries[at].held.at = At::Staging;
+            self.effort.wanted += 1;
         }
     }
 
@@ -440,7 +299,9 @@ impl Session<'_> {
                     .uffd
                     .copy(to + rest.start, from, rest.len(), CopyMode::DONTWAKE)
             };
-            let (_, stopped) = walk.record(progress);
+            let (done, stopped) = walk.record(progress);
+            let replaced = &self.memory.spans.replaced;
+            replaced.fetch_add(done.len() as u64, Ordering::Relaxed);
             if let Some(Stopped { folio, .. }) = stopped {
                 let at = folio * BASE_PAGE;
                 run[folio].held.frame_is_spent = self.fill_slot(from + at, to + at);

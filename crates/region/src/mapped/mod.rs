@@ -111,6 +111,11 @@ impl Mapped {
         self.tiers.iter().map(FileTier::pooled).sum()
     }
 
+    /// How many slots got their memory while a request waited for them.
+    pub(crate) fn fresh_frames(&self) -> u64 {
+        self.tiers.iter().map(FileTier::fresh).sum()
+    }
+
     pub(crate) fn table_bytes(&self) -> usize {
         size_of_val(&*self.slot) + self.seams().bytes()
     }

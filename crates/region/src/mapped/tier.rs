@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::fs::{FlockOperation, flock};
@@ -49,6 +49,8 @@ pub(crate) struct FileTier {
     bound: usize,
     /// And those that requests under way keep beyond that.
     leave: AtomicUsize,
+    /// Slots that got their memory while a request waited for them.
+    fresh: AtomicU64,
 }
 
 impl FileTier {
@@ -111,6 +113,7 @@ impl FileTier {
             trimming: Mutex::new(()),
             bound,
             leave: AtomicUsize::new(0),
+            fresh: AtomicU64::new(0),
         };
         tier.prepare_first(used)
             .map_err(io_error)
@@ -200,6 +203,7 @@ impl FileTier {
         if memory == Memory::Present {
             return Some(slots);
         }
+        self.fresh.fetch_add(slots.len() as u64, Ordering::Relaxed);
         match advise::populate_write(self.alias_of(slots.clone())) {
             Ok(()) => Some(slots),
             Err(_) => {
@@ -254,6 +258,11 @@ impl FileTier {
     /// Lets a request keep `slots` slots more than the bound while it is under way.
     pub(crate) fn grant(&self, slots: usize) {
         self.leave.fetch_add(slots, Ordering::Relaxed);
+    }
+
+    /// How many slots got their memory while a request waited for them.
+    pub(crate) fn fresh(&self) -> u64 {
+        self.fresh.load(Ordering::Relaxed)
     }
 
     /// Takes back what [`grant`](Self::grant) gave.
