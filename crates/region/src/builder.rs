@@ -124,6 +124,16 @@ impl Builder {
                 if self.pins == Pins::Undeclared {
                     return Err(BuildError::PinsUndeclared);
                 }
+                if limits::overcommit_is_forbidden() {
+                    // A mapping that is replaced is taken away first.
+                    return Err(BuildError::NoMechanism {
+                        reason:
+                            "with vm.overcommit_memory=2 the kernel can refuse to map a page again \
+                                 that was cut off"
+                                .to_owned(),
+                        cure: "sysctl vm.overcommit_memory=0, or anonymous backing".to_owned(),
+                    });
+                }
                 let uffd = mechanism::open(mechanism, self.kernel_access)?;
                 let mut files = Vec::with_capacity(self.tiers.len());
                 for (tier, &slots) in self.tiers.iter().zip(&capacity) {

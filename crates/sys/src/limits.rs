@@ -41,6 +41,17 @@ pub fn memlock_limit() -> Option<u64> {
     rustix::process::getrlimit(Resource::Memlock).current
 }
 
+/// Whether the kernel refuses to map private memory beyond a fixed limit for the whole machine
+/// (`vm.overcommit_memory` is 2). False where it cannot be read.
+///
+/// # References
+///
+/// proc_sys_vm(5).
+#[must_use]
+pub fn overcommit_is_forbidden() -> bool {
+    text::read("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
+}
+
 /// How many bytes of private memory this process may still map (`RLIMIT_AS`, `RLIMIT_DATA`); `None`
 /// for as many as there are addresses. Zero where there is a limit and what is used cannot be read.
 ///

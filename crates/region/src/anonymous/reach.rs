@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::time::{Duration, Instant};
 
 use transhume_sys::advise::OwnProcess;
+use transhume_sys::limits;
 
 use crate::options::Neighbours;
 use crate::tier::PageSize;
@@ -156,14 +157,12 @@ impl Spans {
     }
 }
 
-/// Whether `UFFDIO_MOVE` flushes once a run and not once a page: from Linux 6.18 on. A first guess,
-/// which measurements replace.
+/// The first version whose `UFFDIO_MOVE` flushes once a run and not once a page. A first guess, which
+/// measurements replace.
+const MOVES_IN_BATCHES: (u32, u32) = (6, 18);
+
 fn moves_in_batches() -> bool {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
-    (next(), next()) >= (Some(6), Some(18))
+    limits::kernel_release().is_at_least(MOVES_IN_BATCHES.0, MOVES_IN_BATCHES.1)
 }
 
 #[cfg(test)]
