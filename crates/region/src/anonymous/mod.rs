@@ -17,7 +17,7 @@ use transhume_sys::advise;
 use transhume_sys::map::Mapping;
 use transhume_sys::numa::{self, PageStatus};
 use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
-use transhume_sys::uffd::{Event, RegisterMode, Uffd, Waiters};
+use transhume_sys::uffd::{Event, MoveMode, RegisterMode, Uffd, Waiters};
 use transhume_sys::{CallError, Errno, Progress};
 
 use self::pool::FramePool;
@@ -211,11 +211,19 @@ impl Anonymous {
         }
     }
 
-    /// What the kernel did, where it has miscounted: Linux 6.18 can move pages and then stop with
-    /// `EEXIST` at the first of them, as if it had not. A page that is gone from its source has been
-    /// moved, since nobody else takes pages away from a locked folio or from a slot.
-    fn counted(&self, progress: Progress, source: usize) -> Progress {
-        let page = source + progress.done;
+    /// Moves `bytes` bytes of pages from `from` to `to`, and says what the kernel did where it has
+    /// miscounted: Linux 6.18 can move pages and then stop with `EEXIST` at the first of them, as if
+    /// it had not. A page that is gone from its source has been moved, since nobody else takes pages
+    /// away from a locked folio or from a slot.
+    ///
+    /// # Safety
+    ///
+    /// The pages are of folios that the caller has locked, or of slots that it has taken, and what is
+    /// at `to` is empty and the caller's alike. Nobody views either as `&` or `&mut`.
+    unsafe fn move_range(&self, to: usize, from: usize, bytes: usize, mode: MoveMode) -> Progress {
+        // SAFETY: by this function's contract.
+        let progress = unsafe { self.uffd.move_range(to, from, bytes, mode) };
+        let page = from + progress.done;
         if progress.stopped == Some(Errno::EXIST) && self.is_gone(page) {
             Progress::partial(progress.done + BASE_PAGE, Errno::AGAIN)
         } else {

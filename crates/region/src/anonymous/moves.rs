@@ -23,14 +23,13 @@ impl Session<'_> {
             // the staging slots are empty and reserved for them. Threads that use the region's
             // memory do so by atomics or raw pointers and wait in a fault until it is back.
             let progress = unsafe {
-                self.memory.uffd.move_range(
+                self.memory.move_range(
                     to + rest.start,
                     from + rest.start,
                     rest.len(),
                     MoveMode::DONTWAKE,
                 )
             };
-            let progress = self.memory.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for entry in &mut run[done] {
                 entry.held.at = At::Staging;
@@ -86,14 +85,13 @@ impl Session<'_> {
             // SAFETY: the frames are reserved for these folios and only this session knows their
             // addresses; the folios' places in the region are empty since they were cut off.
             let progress = unsafe {
-                self.memory.uffd.move_range(
+                self.memory.move_range(
                     to + rest.start,
                     from + rest.start,
                     rest.len(),
                     MoveMode::empty(),
                 )
             };
-            let progress = self.memory.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for entry in &mut run[done] {
                 entry.held.at = At::Destination;
@@ -127,8 +125,7 @@ impl Session<'_> {
         while done < bytes {
             let (from, to, rest) = (from + done, to + done, bytes - done);
             // SAFETY: as in `move_in`; the slots belong to locked folios of this session.
-            let moved = unsafe { self.memory.uffd.move_range(to, from, rest, holes.mode()) };
-            let moved = self.memory.counted(moved, from);
+            let moved = unsafe { self.memory.move_range(to, from, rest, holes.mode()) };
             done += moved.done;
             if moved.done > 0 || moved.stopped.is_none() {
                 continue;

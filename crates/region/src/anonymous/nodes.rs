@@ -104,11 +104,7 @@ impl Anonymous {
             return false;
         }
         // SAFETY: the folio is locked, so nobody moves it, and the frame is ours.
-        let moved = unsafe {
-            self.uffd
-                .move_range(address, slot, bytes, MoveMode::DONTWAKE)
-        };
-        let moved = self.counted(moved, slot);
+        let moved = unsafe { self.move_range(address, slot, bytes, MoveMode::DONTWAKE) };
         // Its thread is woken when nobody finds the folio busy any more.
         let _ = table.unlock(index);
         match moved.done {

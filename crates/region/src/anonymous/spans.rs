@@ -161,14 +161,13 @@ impl Session<'_> {
             // SAFETY: the pages are locked by this session and the slots are reserved for them; see
             // `move_out`.
             let progress = unsafe {
-                self.memory.uffd.move_range(
+                self.memory.move_range(
                     to + rest.start,
                     from + rest.start,
                     rest.len(),
                     MoveMode::DONTWAKE | MoveMode::ALLOW_SRC_HOLES,
                 )
             };
-            let progress = self.memory.counted(progress, from + rest.start);
             let (done, stopped) = walk.record(progress);
             for at in done {
                 self.part_is_out(span, piece.start + at, entries);
@@ -323,10 +322,9 @@ impl Session<'_> {
             // SAFETY: frame and slot are this session's.
             let moved = unsafe {
                 self.memory
-                    .uffd
                     .move_range(slot, frame, BASE_PAGE, MoveMode::DONTWAKE)
             };
-            if self.memory.counted(moved, frame).done > 0 {
+            if moved.done > 0 {
                 return true;
             }
             // SAFETY: the frame still holds the contents, as the move failed.
