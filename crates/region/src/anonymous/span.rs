@@ -23,12 +23,14 @@ pub(super) struct Span {
     /// Its first page, by number in the region.
     pub(super) first: usize,
     pub(super) parts: Vec<Part>,
-    /// A staging slot for each part; empty when the span has been closed.
+    /// A staging slot for each part.
     pub(super) slots: Range<usize>,
     /// The pool that has the slots.
     pub(super) pool: usize,
     /// Whether its neighbours have been locked.
     pub(super) begun: bool,
+    /// Whether all of it is back.
+    pub(super) closed: bool,
     /// Whether something nobody needs could not be removed from a slot.
     pub(super) soiled: bool,
 }
@@ -81,6 +83,7 @@ mod tests {
             slots: 0..parts.len(),
             pool: 0,
             begun: true,
+            closed: false,
             soiled: false,
         }
     }

@@ -95,6 +95,7 @@ impl Session<'_> {
             slots,
             pool,
             begun: false,
+            closed: false,
             soiled: false,
         });
         true
@@ -104,7 +105,7 @@ impl Session<'_> {
     pub(super) fn span_of(&self, index: usize) -> Option<(usize, usize)> {
         let at = self.spans.partition_point(|span| span.pages().end <= index);
         let span = self.spans.get(at)?;
-        let inside = span.pages().contains(&index) && !span.slots.is_empty();
+        let inside = span.pages().contains(&index) && !span.closed;
         inside.then(|| (at, span.slots.start + index - span.first))
     }
 
@@ -342,24 +343,25 @@ impl Session<'_> {
         }
     }
 
-    /// Brings back what is out of a span, and lets go of its neighbours and its slots. May be called
-    /// twice.
+    /// Brings back what is out of a span, and lets go of its neighbours. May be called twice.
+    ///
+    /// Its slots are given back when the batch has ended: that may allocate, which must not be while
+    /// other pages are cut off.
     pub(super) fn close_span(&mut self, number: usize) {
-        let Span { first, pool, .. } = self.spans[number];
-        let slots = std::mem::take(&mut self.spans[number].slots);
-        if slots.is_empty() {
+        if std::mem::replace(&mut self.spans[number].closed, true) {
             return;
         }
-        let mut emptied = !self.spans[number].soiled;
+        let (first, slots) = (self.spans[number].first, self.spans[number].slots.clone());
         let mut from = 0;
         while let Some(out) = self.spans[number].next_out(from) {
             from = out.end;
-            emptied &= self.bring_in(
+            let emptied = self.bring_in(
                 (slots.start + out.start) * BASE_PAGE,
                 self.address_of(first + out.start),
                 out.len() * BASE_PAGE,
                 Holes::Moved,
             );
+            self.spans[number].soiled |= !emptied;
             for at in out {
                 let part = &mut self.spans[number].parts[at];
                 *part = match *part {
@@ -375,22 +377,23 @@ impl Session<'_> {
                 wake(&self.memory.uffd, start..start + BASE_PAGE);
             }
         }
-        let pool = &self.memory.pools[pool];
-        if emptied {
-            pool.put_staging(slots);
-        } else {
-            for slot in slots {
-                pool.put_soiled_staging(NonZeroUsize::new(slot));
-            }
-        }
     }
 
-    /// Closes the spans of a batch that has ended.
+    /// Closes the spans of a batch that has ended, and gives back their slots.
     pub(super) fn close_spans(&mut self) {
         for number in 0..self.spans.len() {
             self.close_span(number);
         }
-        self.spans.clear();
+        for span in self.spans.drain(..) {
+            let pool = &self.memory.pools[span.pool];
+            if span.soiled {
+                for slot in span.slots {
+                    pool.put_soiled_staging(NonZeroUsize::new(slot));
+                }
+            } else {
+                pool.put_staging(span.slots);
+            }
+        }
         if std::mem::take(&mut self.holds) {
             self.memory.spans.holders.fetch_sub(1, Ordering::SeqCst);
         }
