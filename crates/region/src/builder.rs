@@ -9,14 +9,16 @@ use transhume_copy::Memcpy;
 use transhume_sys::CallError;
 use transhume_sys::limits::{self, ThpMode};
 use transhume_sys::numa;
+use transhume_sys::uffd::Uffd;
 
 use crate::anonymous::{Anonymous, Plan, SourceFrames};
 use crate::error::BuildError;
 use crate::gate;
 use crate::mapped::{FileTier, Mapped};
 use crate::mechanism::{self, Mechanism, Notice};
+use crate::move_pages::MovePages;
 use crate::options::{AnyCopier, KernelAccess, Pins};
-use crate::region::{Backing, Parts, Region};
+use crate::region::{Memory, Parts, Region};
 use crate::tier::{PageSize, Place, Tier, TierId};
 
 /// What part of a region's size waits as free frames when nothing else is asked for: under 1 %.
@@ -33,6 +35,7 @@ pub struct Builder {
     kernel_access: KernelAccess,
     pool_bytes: Option<usize>,
     copier: Option<AnyCopier>,
+    mechanism: Option<Mechanism>,
 }
 
 impl Builder {
@@ -79,6 +82,13 @@ impl Builder {
         self
     }
 
+    /// Chooses how pages are cut off. Without this it is the best way that the machine has, and
+    /// [`Region::notices`] says what a better one would need.
+    pub fn mechanism(mut self, mechanism: Mechanism) -> Self {
+        self.mechanism = Some(mechanism);
+        self
+    }
+
     /// Makes the region: reserves and allocates all its memory, zeroed, in the first tier.
     ///
     /// # Errors
@@ -90,7 +100,7 @@ impl Builder {
         let bytes = self.check_size()?;
         self.check_tiers()?;
         let capacity = self.capacities()?;
-        let mechanism = self.mechanism()?;
+        let mut mechanism = self.find_mechanism()?;
         let mut notices = Vec::new();
         if !gate::install() {
             notices.push(Notice {
@@ -100,26 +110,16 @@ impl Builder {
         }
         let pooled = self.pool_bytes.unwrap_or(bytes / POOL_SHARE) / page;
 
-        let backing = match mechanism {
-            Mechanism::Move => {
-                let nodes = self.nodes()?;
-                let uffd = mechanism::open(mechanism, self.kernel_access)?;
-                let source_frames = match self.pins {
-                    Pins::Declared => SourceFrames::Reuse,
-                    Pins::Undeclared => SourceFrames::Release,
-                };
-                let page_size = self.page_size;
-                let plan = Plan {
-                    page_size,
-                    pages,
-                    nodes,
-                    source_frames,
-                    pooled,
-                };
-                let memory = Anonymous::create(uffd, &plan).map_err(allocation)?;
-                self.notice_missing_huge_pages(&memory, &mut notices);
-                Backing::Anonymous(memory)
-            }
+        let memory = match mechanism {
+            Mechanism::Move => match mechanism::open(mechanism, self.kernel_access) {
+                Ok(uffd) => Memory::Anonymous(self.anonymous(uffd, pooled, &mut notices)?),
+                Err(lacking) => {
+                    let memory = self.moved_by_the_kernel(lacking, &mut notices)?;
+                    mechanism = Mechanism::MovePages;
+                    Memory::MovePages(memory)
+                }
+            },
+            Mechanism::MovePages => Memory::MovePages(self.move_pages()?),
             Mechanism::Blind => {
                 if self.pins == Pins::Undeclared {
                     return Err(BuildError::PinsUndeclared);
@@ -142,13 +142,13 @@ impl Builder {
                 }
                 self.notice_small_shared_pages(&mut notices);
                 let memory = Mapped::create(uffd, self.page_size, pages, files);
-                Backing::Mapped(memory.map_err(allocation)?)
+                Memory::Mapped(memory.map_err(allocation)?)
             }
         };
         let copier = self.copier.unwrap_or_else(|| Arc::new(Memcpy));
         let tiers = self.tiers;
         let parts = Parts {
-            backing,
+            memory,
             pages,
             tiers,
             capacity,
@@ -160,6 +160,62 @@ impl Builder {
             what: "start the region's thread".to_owned(),
             source,
         })
+    }
+
+    fn anonymous(
+        &self,
+        uffd: Uffd,
+        pooled: usize,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Anonymous, BuildError> {
+        let source_frames = match self.pins {
+            Pins::Declared => SourceFrames::Reuse,
+            Pins::Undeclared => SourceFrames::Release,
+        };
+        let plan = Plan {
+            page_size: self.page_size,
+            pages: self.pages,
+            nodes: self.nodes()?,
+            source_frames,
+            pooled,
+        };
+        let memory = Anonymous::create(uffd, &plan).map_err(allocation)?;
+        self.notice_missing_huge_pages(&memory, notices);
+        if !mechanism::moves_in_batches() {
+            notices.push(Notice {
+                what: "UFFDIO_MOVE of this kernel flushes page by page, so batches save little"
+                    .to_owned(),
+                cure: "a kernel from 6.18 on".to_owned(),
+            });
+        }
+        Ok(memory)
+    }
+
+    fn move_pages(&self) -> Result<MovePages, BuildError> {
+        MovePages::create(self.page_size, self.pages, self.nodes()?).map_err(allocation)
+    }
+
+    /// What is left where the best mechanism is lacking. Between tiers of one node there is nothing
+    /// that the kernel would move.
+    fn moved_by_the_kernel(
+        &self,
+        lacking: BuildError,
+        notices: &mut Vec<Notice>,
+    ) -> Result<MovePages, BuildError> {
+        let nodes = self.nodes()?;
+        let several = nodes.iter().any(|node| *node != nodes[0]);
+        match lacking {
+            BuildError::NoMechanism { reason, cure } if several && self.mechanism.is_none() => {
+                notices.push(Notice {
+                    what: format!(
+                        "{reason}; the kernel moves the pages itself, by move_pages(2), and no copier takes part"
+                    ),
+                    cure,
+                });
+                self.move_pages()
+            }
+            lacking => Err(lacking),
+        }
     }
 
     /// The size of the region in bytes.
@@ -223,7 +279,7 @@ impl Builder {
         Ok(capacities)
     }
 
-    fn mechanism(&self) -> Result<Mechanism, BuildError> {
+    fn find_mechanism(&self) -> Result<Mechanism, BuildError> {
         let is_anonymous = |tier: &&Tier| matches!(tier.place, Place::Node(_));
         let anonymous = self.tiers.iter().find(is_anonymous);
         let mapped = self.tiers.iter().find(|tier| !is_anonymous(tier));
@@ -232,8 +288,22 @@ impl Builder {
                 anonymous: anonymous.name.clone(),
                 mapped: mapped.name.clone(),
             }),
-            (_, None) => Ok(Mechanism::Move),
-            (None, Some(_)) => Ok(Mechanism::Blind),
+            (_, None) => match self.mechanism {
+                Some(mechanism @ Mechanism::Blind) => Err(BuildError::WrongMechanism {
+                    mechanism,
+                    memory: "anonymous",
+                }),
+                chosen => Ok(chosen.unwrap_or(Mechanism::Move)),
+            },
+            (None, Some(_)) => match self.mechanism {
+                Some(mechanism) if mechanism != Mechanism::Blind => {
+                    Err(BuildError::WrongMechanism {
+                        mechanism,
+                        memory: "mapped",
+                    })
+                }
+                _ => Ok(Mechanism::Blind),
+            },
         }
     }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::mechanism::Mechanism;
+
 /// Why a region cannot be made. Nothing has been changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -125,6 +127,14 @@ pub enum BuildError {
         reason: String,
         /// What to do about it.
         cure: String,
+    },
+    /// The mechanism that was chosen is for other memory.
+    #[error("{mechanism} does not move {memory} memory")]
+    WrongMechanism {
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// What kind of memory the tiers have.
+        memory: &'static str,
     },
     /// A step of setting up failed.
     #[error("cannot {what}: {source}")]

@@ -19,6 +19,9 @@
 //! Scattered anonymous pages that lie close together are cut off with what lies between them, which
 //! comes back as it was: see [`Neighbours`].
 //!
+//! Without `UFFDIO_MOVE`, or without a userfaultfd, pages still go from node to node: the kernel moves
+//! them itself, see [`Mechanism::MovePages`].
+//!
 //! # What application threads see
 //!
 //! Loads and stores work at any time. One that meets a page under migration waits in the kernel,
@@ -58,8 +61,10 @@ mod keeper;
 mod layout;
 mod mapped;
 mod mechanism;
+mod move_pages;
 mod options;
 mod pin;
+mod placement;
 mod region;
 mod runs;
 mod shootdowns;

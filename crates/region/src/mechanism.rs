@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use transhume_sys::limits;
 use transhume_sys::uffd::{Access, Allowed, Features, OpenError, Uffd, probe};
 
 use crate::error::BuildError;
@@ -15,6 +16,9 @@ pub enum Mechanism {
     Move,
     /// Mapped files, covered by a blind that a userfaultfd serves.
     Blind,
+    /// Anonymous memory, moved by the kernel itself with `move_pages(2)`: for machines without
+    /// `UFFDIO_MOVE`. It works between different nodes only, and the copiers take no part.
+    MovePages,
 }
 
 impl fmt::Display for Mechanism {
@@ -22,6 +26,7 @@ impl fmt::Display for Mechanism {
         f.write_str(match self {
             Self::Move => "UFFDIO_MOVE",
             Self::Blind => "userfaultfd blind",
+            Self::MovePages => "move_pages(2)",
         })
     }
 }
@@ -31,6 +36,7 @@ impl Mechanism {
         match self {
             Self::Move => Features::MOVE,
             Self::Blind => Features::EVENT_REMAP,
+            Self::MovePages => Features::empty(),
         }
     }
 }
@@ -50,6 +56,11 @@ impl fmt::Display for Notice {
     }
 }
 
+/// Whether `UFFDIO_MOVE` flushes once a run, and not once a page.
+pub(crate) fn moves_in_batches() -> bool {
+    limits::kernel_release().is_at_least(6, 18)
+}
+
 /// Opens a userfaultfd that does what the mechanism needs, or says what is missing.
 pub(crate) fn open(mechanism: Mechanism, kernel_access: KernelAccess) -> Result<Uffd, BuildError> {
     let allowed = match kernel_access {
@@ -66,8 +77,8 @@ fn explain(error: &OpenError, kernel_access: KernelAccess) -> BuildError {
     };
     match error {
         OpenError::Features { missing, .. } if missing.contains(Features::MOVE) => no(
-            format!("{error} (UFFDIO_MOVE)"),
-            "a kernel from 6.8 on, or mapped backing",
+            "this kernel has no UFFDIO_MOVE".to_owned(),
+            "a kernel from 6.8 on, or mapped backing (memfd, hugetlb, files)",
         ),
         OpenError::Unavailable(_)
             if kernel_access == KernelAccess::Expected && user_mode_only() =>

@@ -16,6 +16,7 @@ use crate::error::RegionError;
 use crate::keeper::{Keep, Keeper};
 use crate::mapped::{self, Mapped};
 use crate::mechanism::{Mechanism, Notice};
+use crate::move_pages::{self, MovePages};
 use crate::options::{AnyCopier, Options, Pages};
 use crate::pin::Pin;
 use crate::table::FolioTable;
@@ -55,9 +56,7 @@ const PIN_PATIENCE: Duration = Duration::from_secs(1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Region {
-    // Dropped first: its thread uses the core.
-    keeper: Keeper,
-    core: Arc<Core>,
+    backing: Backing,
     claims: Claims,
     tiers: Vec<Tier>,
     capacity: Vec<usize>,
@@ -67,22 +66,32 @@ pub struct Region {
     process: u32,
 }
 
-/// What the region's own thread shares with it.
+/// A region's memory with the state of its folios.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct Core<M> {
     pub(crate) table: FolioTable,
-    pub(crate) backing: Backing,
+    pub(crate) memory: M,
 }
 
+/// The core, shared with the thread that keeps it, which is dropped first.
 #[derive(Debug)]
-pub(crate) enum Backing {
+enum Backing {
+    Anonymous(Keeper, Arc<Core<Anonymous>>),
+    Mapped(Keeper, Arc<Core<Mapped>>),
+    /// Here the kernel answers all faults.
+    MovePages(Core<MovePages>),
+}
+
+/// What the builder has allocated.
+pub(crate) enum Memory {
     Anonymous(Anonymous),
     Mapped(Mapped),
+    MovePages(MovePages),
 }
 
 /// Everything that the builder found out.
 pub(crate) struct Parts {
-    pub(crate) backing: Backing,
+    pub(crate) memory: Memory,
     pub(crate) pages: usize,
     pub(crate) tiers: Vec<Tier>,
     pub(crate) capacity: Vec<usize>,
@@ -91,37 +100,41 @@ pub(crate) struct Parts {
     pub(crate) notices: Vec<Notice>,
 }
 
-impl Keep for Core {
+impl Keep for Core<Anonymous> {
     fn events(&self) -> impl AsFd {
-        match &self.backing {
-            Backing::Anonymous(memory) => memory.uffd.as_fd(),
-            Backing::Mapped(memory) => memory.uffd.as_fd(),
-        }
+        self.memory.uffd.as_fd()
     }
 
     fn answer(&self) -> bool {
-        match &self.backing {
-            Backing::Anonymous(memory) => {
-                memory.answer_faults(&self.table);
-                false
-            }
-            Backing::Mapped(memory) => memory.answer_events(),
-        }
+        self.memory.answer_faults(&self.table);
+        false
     }
 
     fn can_wait(&self) -> bool {
-        match &self.backing {
-            Backing::Anonymous(memory) => memory.is_migrating(),
-            // A migrator waits for its remap event to be read.
-            Backing::Mapped(_) => false,
-        }
+        self.memory.is_migrating()
     }
 
     fn refill(&self) -> bool {
-        match &self.backing {
-            Backing::Anonymous(memory) => memory.refill(),
-            Backing::Mapped(memory) => memory.refill(),
-        }
+        self.memory.refill()
+    }
+}
+
+impl Keep for Core<Mapped> {
+    fn events(&self) -> impl AsFd {
+        self.memory.uffd.as_fd()
+    }
+
+    fn answer(&self) -> bool {
+        self.memory.answer_events()
+    }
+
+    fn can_wait(&self) -> bool {
+        // A migrator waits for its remap event to be read.
+        false
+    }
+
+    fn refill(&self) -> bool {
+        self.memory.refill()
     }
 }
 
@@ -133,7 +146,7 @@ impl Region {
 
     pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
         let Parts {
-            backing,
+            memory,
             pages,
             tiers,
             capacity,
@@ -141,18 +154,23 @@ impl Region {
             mechanism,
             notices,
         } = parts;
-        let core = Arc::new(Core {
-            table: FolioTable::new(pages, tiers.len()),
-            backing,
-        });
-        let keeper = Keeper::start(Arc::clone(&core))?;
-        if let Backing::Mapped(_) = core.backing {
-            keeper.refill();
-        }
+        let table = FolioTable::new(pages, tiers.len());
+        let backing = match memory {
+            Memory::Anonymous(memory) => {
+                let core = Arc::new(Core { table, memory });
+                Backing::Anonymous(Keeper::start(Arc::clone(&core))?, core)
+            }
+            Memory::Mapped(memory) => {
+                let core = Arc::new(Core { table, memory });
+                let keeper = Keeper::start(Arc::clone(&core))?;
+                keeper.refill();
+                Backing::Mapped(keeper, core)
+            }
+            Memory::MovePages(memory) => Backing::MovePages(Core { table, memory }),
+        };
         let process = std::process::id();
         Ok(Self {
-            keeper,
-            core,
+            backing,
             claims: Claims::default(),
             tiers,
             capacity,
@@ -164,21 +182,26 @@ impl Region {
     }
 
     pub(crate) fn table(&self) -> &FolioTable {
-        &self.core.table
+        match &self.backing {
+            Backing::Anonymous(_, core) => &core.table,
+            Backing::Mapped(_, core) => &core.table,
+            Backing::MovePages(core) => &core.table,
+        }
     }
 
     /// How many pages it has, in its page size.
     #[must_use]
     pub fn pages(&self) -> usize {
-        self.core.table.len()
+        self.table().len()
     }
 
     /// The size of its pages.
     #[must_use]
     pub fn page_size(&self) -> PageSize {
-        match &self.core.backing {
-            Backing::Anonymous(memory) => memory.page_size,
-            Backing::Mapped(memory) => memory.page_size,
+        match &self.backing {
+            Backing::Anonymous(_, core) => core.memory.page_size,
+            Backing::Mapped(_, core) => core.memory.page_size,
+            Backing::MovePages(core) => core.memory.page_size,
         }
     }
 
@@ -198,9 +221,10 @@ impl Region {
     /// accesses or atomics, never a reference to plain data.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
-        match &self.core.backing {
-            Backing::Anonymous(memory) => memory.memory.as_ptr(),
-            Backing::Mapped(memory) => memory.memory.as_ptr(),
+        match &self.backing {
+            Backing::Anonymous(_, core) => core.memory.memory.as_ptr(),
+            Backing::Mapped(_, core) => core.memory.memory.as_ptr(),
+            Backing::MovePages(core) => core.memory.memory.as_ptr(),
         }
     }
 
@@ -232,7 +256,7 @@ impl Region {
                 last: self.pages() - 1,
             });
         }
-        Ok(&self.tiers[self.core.table.tier(page).index()].name)
+        Ok(&self.tiers[self.table().tier(page).index()].name)
     }
 
     /// How pages are moved here.
@@ -265,9 +289,9 @@ impl Region {
         self.check_process()?;
         let to = self.tier_named(tier)?;
         let pages = pages.into().resolve(self.pages())?;
-        let table = &self.core.table;
-        if let Backing::Mapped(memory) = &self.core.backing {
-            memory.check_mappings(&pages)?;
+        let table = self.table();
+        if let Backing::Mapped(_, core) = &self.backing {
+            core.memory.check_mappings(&pages)?;
         }
         let order = self.page_size().order();
         let folios = pages
@@ -298,14 +322,19 @@ impl Region {
         };
         let copier = options.copier.as_ref().unwrap_or(&self.copier).as_ref();
         let batch = self.batch_pages(&request);
-        Ok(match &self.core.backing {
-            Backing::Anonymous(memory) => {
+        Ok(match &self.backing {
+            Backing::Anonymous(keeper, core) => {
+                let neighbours = options.neighbours;
                 let mut session =
-                    anonymous::Session::new(memory, table, &self.keeper, batch, options.neighbours);
+                    anonymous::Session::new(&core.memory, table, keeper, batch, neighbours);
                 migrate(&mut session, copier, request)
             }
-            Backing::Mapped(memory) => {
-                let mut session = mapped::Session::new(memory, table, &self.keeper, batch);
+            Backing::Mapped(keeper, core) => {
+                let mut session = mapped::Session::new(&core.memory, table, keeper, batch);
+                migrate(&mut session, copier, request)
+            }
+            Backing::MovePages(core) => {
+                let mut session = move_pages::Session::new(&core.memory, table);
                 migrate(&mut session, copier, request)
             }
         })
@@ -332,7 +361,7 @@ impl Region {
             pin.runs.push(run.start..run.start);
             for page in run {
                 let patience = until.saturating_duration_since(Instant::now());
-                let held = self.core.table.pin(page, patience);
+                let held = self.table().pin(page, patience);
                 held.map_err(|_| RegionError::CannotPin { page })?;
                 if let Some(last) = pin.runs.last_mut() {
                     last.end = page + 1;
@@ -346,7 +375,7 @@ impl Region {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let page = self.page_size().bytes();
-        let table = &self.core.table;
+        let table = self.table();
         let tiers =
             self.tiers
                 .iter()
@@ -358,16 +387,19 @@ impl Region {
                     pages: table.population(TierId(id)),
                     capacity,
                 });
-        let (pooled_bytes, tables, mappings, fresh_frames) = match &self.core.backing {
-            Backing::Anonymous(memory) => {
+        let (pooled_bytes, tables, mappings, fresh_frames) = match &self.backing {
+            Backing::Anonymous(_, core) => {
+                let memory = &core.memory;
                 (memory.pooled_frames() * page, 0, 1, memory.fresh_frames())
             }
-            Backing::Mapped(memory) => (
-                memory.pooled_slots() * page,
-                memory.table_bytes(),
-                memory.mappings(),
-                memory.fresh_frames(),
+            Backing::Mapped(_, core) => (
+                core.memory.pooled_slots() * page,
+                core.memory.table_bytes(),
+                core.memory.mappings(),
+                core.memory.fresh_frames(),
             ),
+            // The kernel allocates each.
+            Backing::MovePages(_) => (0, 0, 1, table.moved()),
         };
         Usage {
             tiers: tiers.collect(),

@@ -48,6 +48,12 @@ impl PageStatus {
     }
 }
 
+impl From<Errno> for PageStatus {
+    fn from(errno: Errno) -> Self {
+        Self(-errno.raw_os_error())
+    }
+}
+
 impl Default for PageStatus {
     fn default() -> Self {
         Self::UNKNOWN

@@ -64,9 +64,6 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
         progress,
         interrupted,
     };
-    if !quiet {
-        print(&format!("{}\n\n", fold(&machine.describe(), width())))?;
-    }
 
     let mut rows = Vec::new();
     let mut notices: Vec<String> = Vec::new();
@@ -81,11 +78,15 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
                 notices.push(notice);
             }
         }
-        beside.push(result.beside);
         if !quiet {
-            let text = show::group(group, &result.rows);
+            let mut text = show::group(group, &result.rows);
+            if beside.is_empty() {
+                // Not before something has been measured: a refusal prints its one line only.
+                text.insert_str(0, &format!("{}\n\n", fold(&machine.describe(), width())));
+            }
             context.progress.suspend(|| print(&text))?;
         }
+        beside.push(result.beside);
         rows.extend(result.rows);
     }
     context.progress.finish_and_clear();

@@ -13,7 +13,6 @@ mod spans;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use transhume_sys::advise;
 use transhume_sys::map::Mapping;
 use transhume_sys::numa::{self, PageStatus};
 use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
@@ -30,7 +29,7 @@ use crate::huge::huge_bytes;
 use crate::layout::Layouts;
 use crate::table::{FaultSeen, FolioTable};
 use crate::tier::{PageSize, TierId};
-use crate::{BASE_PAGE, TABLE_BYTES};
+use crate::{BASE_PAGE, placement};
 
 /// The memory of an anonymous region and the frames that wait for it.
 #[derive(Debug)]
@@ -72,19 +71,13 @@ impl Anonymous {
             source_frames,
             pooled,
         } = *plan;
-        let memory = Mapping::reserve_aligned(pages * page_size.bytes(), TABLE_BYTES)?;
-        advise::advise(memory.range(), page_size.advice())?;
-        {
-            let _policy = numa::ThreadPolicy::bind(nodes[0])?;
-            advise::populate_write(memory.range())?;
-        }
-        let mut distinct = nodes.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        nodes::allow(&memory, &distinct)?;
+        let memory = placement::allocate(page_size, pages, nodes)?;
         // SAFETY: the memory is the region's own; it hands out atomics and raw pointers only.
         unsafe { uffd.register(memory.range(), RegisterMode::MISSING) }?;
 
+        let mut distinct = nodes.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
         let pool = |&node| FramePool::new(node, page_size, source_frames, pooled);
         let number = |node| distinct.iter().position(|other| other == node).unwrap_or(0);
         Ok(Self {

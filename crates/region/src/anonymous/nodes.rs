@@ -10,35 +10,14 @@ use std::num::NonZeroUsize;
 use std::ptr;
 
 use transhume_engine::Entry;
-use transhume_sys::map::Mapping;
-use transhume_sys::numa::{self, BindFlags, PageStatus, Policy};
+use transhume_sys::CallError;
 use transhume_sys::pagemap::{Categories, PageRegion, ScanArgs};
 use transhume_sys::uffd::MoveMode;
-use transhume_sys::{CallError, Errno};
 
 use super::Anonymous;
 use super::session::{At, Held, Session};
-use crate::BASE_PAGE;
+use crate::placement;
 use crate::table::FolioTable;
-
-/// Lets the kernel allocate from the nodes of all tiers, in whatever it allocates by itself. Memory
-/// with a policy of its own is also left alone by the kernel's automatic NUMA balancing, which
-/// would bring the pages of a far tier back.
-///
-/// The nodes are preferred and not bound to: where they are full the process must not be killed.
-pub(super) fn allow(memory: &Mapping, nodes: &[u32]) -> Result<(), CallError> {
-    let policy = Policy::PreferredMany(nodes);
-    match numa::mbind(memory.range(), policy, BindFlags::empty()) {
-        // Before Linux 5.15.
-        Err(error) if error.errno == Errno::INVAL => {
-            let policy = nodes
-                .first()
-                .map_or(Policy::Local, |&node| Policy::Preferred(node));
-            numa::mbind(memory.range(), policy, BindFlags::empty())
-        }
-        other => other,
-    }
-}
 
 impl Anonymous {
     /// Whether a page can be on another node than its tier's.
@@ -46,29 +25,11 @@ impl Anonymous {
         self.pools.len() > 1
     }
 
-    /// Says of each folio, given by its address, whether a part of it is on another node than this.
-    /// What is swapped out or not there at all is not.
+    /// See [`placement::strayed`].
     fn strayed(&self, folios: &[usize], node: u32) -> Result<Vec<bool>, CallError> {
-        let bytes = self.page_size.bytes();
-        let mut pages = Vec::with_capacity(folios.len());
-        let mut ends = Vec::with_capacity(folios.len());
-        for &folio in folios {
-            if bytes > BASE_PAGE && self.is_one_page(folio) {
-                pages.push(folio);
-            } else {
-                pages.extend((folio..folio + bytes).step_by(BASE_PAGE));
-            }
-            ends.push(pages.len());
-        }
-        let mut status = vec![PageStatus::UNKNOWN; pages.len()];
-        numa::query_pages(None, &pages, &mut status)?;
-        let mut begin = 0;
-        let elsewhere = |status: &PageStatus| status.node().is_some_and(|other| other != node);
-        let strayed = ends.iter().map(|&end| {
-            let parts = &status[std::mem::replace(&mut begin, end)..end];
-            parts.iter().any(elsewhere)
-        });
-        Ok(strayed.collect())
+        placement::strayed(folios, self.page_size.bytes(), node, |folio| {
+            self.is_one_page(folio)
+        })
     }
 
     /// Whether a folio of this address is one huge page.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::time::{Duration, Instant};
 
 use transhume_sys::advise::OwnProcess;
-use transhume_sys::limits;
 
+use crate::mechanism::moves_in_batches;
 use crate::options::Neighbours;
 use crate::tier::PageSize;
 
@@ -23,7 +23,7 @@ pub(super) struct Spans {
     pub(super) holders: AtomicUsize,
     /// What a wanted page costs that goes by itself.
     single: Cost,
-    /// What each page of a span costs, wanted or not.
+    /// What each page of a span costs, wanted or not. The first guess is by the kernel's version.
     page: Cost,
     /// Wanted pages that got a frame in their slot.
     pub(super) replaced: AtomicU64,
@@ -155,14 +155,6 @@ impl Spans {
             self.page.forget();
         }
     }
-}
-
-/// The first version whose `UFFDIO_MOVE` flushes once a run and not once a page. A first guess, which
-/// measurements replace.
-const MOVES_IN_BATCHES: (u32, u32) = (6, 18);
-
-fn moves_in_batches() -> bool {
-    limits::kernel_release().is_at_least(MOVES_IN_BATCHES.0, MOVES_IN_BATCHES.1)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use herd::Herd;
 use libtest_mimic::{Arguments, Trial};
-use transhume_region::{Mode, Options, Outcome, PageSize, Pins, Region, Tier, TierId};
+use transhume_region::{Mechanism, Mode, Options, Outcome, PageSize, Pins, Region, Tier, TierId};
 use transhume_sys::inject::{self, Fault, Plan};
 use transhume_sys::uffd::{Allowed, Features, probe};
 use transhume_sys::{Call, Errno};
@@ -34,10 +34,18 @@ pub(crate) enum Kind {
     Fresh,
     Huge,
     Memfd,
+    /// Anonymous memory that the kernel moves.
+    Kernel,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Pooled, Self::Fresh, Self::Huge, Self::Memfd];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Pooled,
+        Self::Fresh,
+        Self::Huge,
+        Self::Memfd,
+        Self::Kernel,
+    ];
 
     pub(crate) fn region(self) -> Region {
         let near_and_far = |near, far| Region::builder().tier(near).tier(far);
@@ -49,6 +57,7 @@ impl Kind {
                 .pages(4)
                 .page_size(PageSize::Huge)
                 .pins(Pins::Declared),
+            Self::Kernel => anonymous().pages(600).mechanism(Mechanism::MovePages),
             Self::Memfd => near_and_far(Tier::memfd("near"), Tier::memfd("far"))
                 .pages(600)
                 .pins(Pins::Declared),
@@ -60,6 +69,7 @@ impl Kind {
     fn needs(self) -> Features {
         match self {
             Self::Memfd => Features::EVENT_REMAP,
+            Self::Kernel => Features::empty(),
             _ => Features::MOVE,
         }
     }

@@ -20,6 +20,7 @@ mod herd;
 mod kernel;
 mod locked;
 mod migrate;
+mod move_pages;
 mod needs;
 mod nodes;
 mod pinned;
@@ -46,6 +47,7 @@ fn main() {
         nodes::CASES,
         dax::CASES,
         scattered::CASES,
+        move_pages::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();

@@ -124,7 +124,7 @@ fn astray(region: &Region) -> Option<String> {
     ))
 }
 
-fn assert_in_place(region: &Region, when: &str) {
+pub(crate) fn assert_in_place(region: &Region, when: &str) {
     let astray = astray(region);
     assert_eq!(astray, None, "{when}");
 }
@@ -235,12 +235,12 @@ fn pooled_frames(page_size: PageSize, pages: usize) {
 }
 
 /// A child that lives, and shares its parent's pages, until this is dropped.
-struct Child {
+pub(crate) struct Child {
     pid: libc::pid_t,
 }
 
 impl Child {
-    fn fork() -> Self {
+    pub(crate) fn fork() -> Self {
         // SAFETY: the child waits to be killed and runs nothing else.
         let pid = unsafe { libc::fork() };
         if pid == 0 {

@@ -1,0 +1,349 @@
+//! Anonymous memory whose pages the kernel moves itself, by `move_pages(2)`: what is left where there
+//! is no userfaultfd that can move pages.
+//!
+//! The kernel then runs the whole pipeline. It cuts pages off, copies them and maps them again, sees
+//! pins and forks, and chooses its own batches and shootdowns; no copier of ours takes part. The
+//! engine still cuts the request, tries again what was busy, adapts the batches to `max_stall` and
+//! reports. Its copy step does nothing here, and its remap step is the kernel's call.
+//!
+//! What the call says of a page is not relied upon where it says nothing, or that a page stayed: then
+//! the kernel is asked where the page is.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use transhume_copy::CopyJob;
+use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Step, Wait, Why};
+use transhume_sys::map::Mapping;
+use transhume_sys::numa::{self, PageStatus, Shared};
+use transhume_sys::{CallError, Errno};
+
+use crate::failure::{LOCK_PATIENCE, failed, refused, why};
+use crate::placement;
+use crate::table::{FolioTable, Tally};
+use crate::tier::{PageSize, TierId};
+use crate::{BASE_PAGE, index_of};
+
+/// The memory of a region that the kernel moves.
+#[derive(Debug)]
+pub(crate) struct MovePages {
+    pub(crate) memory: Mapping,
+    pub(crate) page_size: PageSize,
+    /// The node of each tier.
+    nodes: Vec<u32>,
+}
+
+impl MovePages {
+    /// Allocates the region's memory on the node of its first tier.
+    pub(crate) fn create(
+        page_size: PageSize,
+        pages: usize,
+        nodes: Vec<u32>,
+    ) -> Result<Self, CallError> {
+        Ok(Self {
+            memory: placement::allocate(page_size, pages, &nodes)?,
+            page_size,
+            nodes,
+        })
+    }
+
+    fn node(&self, tier: TierId) -> u32 {
+        self.nodes[tier.index()]
+    }
+
+    fn address(&self, index: usize) -> usize {
+        self.memory.range().start + index * self.page_size.bytes()
+    }
+}
+
+/// Asks the kernel to bring pages to a node, and says where each then is, or why it stayed.
+///
+/// The kernel gives up a call at the first pages that it cannot move and says nothing of them and
+/// of all after them. So what is left is asked for again, in the end one by one.
+fn bring(pages: &[usize], node: u32) -> Vec<PageStatus> {
+    let mut status = ask(pages, node);
+    loop {
+        let open = (0..pages.len()).filter(|&at| status[at].is_unknown());
+        let open = open.collect::<Vec<_>>();
+        let rest = open.iter().map(|&at| pages[at]).collect::<Vec<_>>();
+        let mut answers = match rest.len() {
+            0 => return status,
+            1 => vec![PageStatus::UNKNOWN],
+            _ => ask(&rest, node),
+        };
+        if answers.iter().all(|answer| answer.is_unknown()) {
+            for (answer, &page) in answers.iter_mut().zip(&rest) {
+                *answer = ask(&[page], node)[0];
+                if answer.is_unknown() {
+                    // It was tried, by itself, as often as the kernel does: it is in use.
+                    *answer = PageStatus::from(Errno::BUSY);
+                }
+            }
+        }
+        for (&at, answer) in open.iter().zip(answers) {
+            status[at] = answer;
+        }
+    }
+}
+
+/// One call for some pages: where each is now if it is on `node`, what the kernel says of it if it
+/// says something, and else that it is not known.
+fn ask(pages: &[usize], node: u32) -> Vec<PageStatus> {
+    let mut said = vec![PageStatus::UNKNOWN; pages.len()];
+    let nodes = vec![node; pages.len()];
+    let answer = numa::move_pages(None, pages, &nodes, &mut said, Shared::Leave);
+    let mut now = vec![PageStatus::UNKNOWN; pages.len()];
+    // Where that fails, what the call said is all there is.
+    let is_known = numa::query_pages(None, pages, &mut now).is_ok();
+    for (said, now) in said.iter_mut().zip(now) {
+        if is_known && now.node() == Some(node) {
+            *said = now;
+        } else if said.errno().is_none() {
+            // Unsaid, or it has been put elsewhere since.
+            *said = match &answer {
+                Ok(_) => PageStatus::UNKNOWN,
+                Err(error) => PageStatus::from(error.errno),
+            };
+        }
+    }
+    said
+}
+
+/// What the kernel means by the status of a page that it has not moved.
+fn why_not(status: PageStatus) -> Failure {
+    let Some(errno) = status.errno() else {
+        return Failure::new(Step::Remap, Why::Again);
+    };
+    let why = match errno {
+        Errno::BUSY | Errno::AGAIN => Why::Pinned,
+        Errno::ACCESS => Why::Shared,
+        Errno::NOENT | Errno::FAULT => Why::Absent,
+        Errno::NODEV => Why::NotPermitted,
+        other => why(other),
+    };
+    failed(Step::Remap, why, errno)
+}
+
+/// One request's view of such a region.
+#[derive(Debug)]
+pub(crate) struct Session<'r> {
+    memory: &'r MovePages,
+    table: &'r FolioTable,
+    epoch: Instant,
+    /// Folios of this batch that are in the tier asked for by the table, but not on its node.
+    astray: Vec<usize>,
+}
+
+/// What is kept for a locked folio.
+#[derive(Debug)]
+pub(crate) struct Held {
+    index: usize,
+    from: TierId,
+    to: TierId,
+    astray: bool,
+    /// Whether the kernel was asked to move it.
+    asked: bool,
+}
+
+impl<'r> Session<'r> {
+    pub(crate) fn new(memory: &'r MovePages, table: &'r FolioTable) -> Self {
+        Self {
+            memory,
+            table,
+            epoch: Instant::now(),
+            astray: Vec::new(),
+        }
+    }
+
+    fn held(&self, index: usize) -> Held {
+        let from = self.table.tier(index);
+        Held {
+            index,
+            from,
+            to: from,
+            astray: self.astray.binary_search(&index).is_ok(),
+            asked: false,
+        }
+    }
+
+    /// The base pages of a folio.
+    fn pages_of(&self, index: usize) -> impl Iterator<Item = usize> + use<> {
+        let folio: Range<usize> =
+            self.memory.address(index)..self.memory.address(index) + self.memory.page_size.bytes();
+        folio.step_by(BASE_PAGE)
+    }
+}
+
+impl Platform for Session<'_> {
+    type Tier = TierId;
+    type Held = Held;
+    type Gather = ();
+    type Job = CopyJob;
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn shootdowns(&self) -> Option<u64> {
+        crate::shootdowns::of_this_thread()
+    }
+
+    fn provision(&mut self, folios: &[Folio], to: TierId) {
+        let indices = folios.iter().map(|&folio| index_of(folio));
+        let mut there = indices
+            .filter(|&index| self.table.tier(index) == to)
+            .collect::<Vec<_>>();
+        there.sort_unstable();
+        let addresses = there
+            .iter()
+            .map(|&index| self.memory.address(index))
+            .collect::<Vec<_>>();
+        let (bytes, node) = (self.memory.page_size.bytes(), self.memory.node(to));
+        // Where it cannot be told they count as there, as they are believed to be.
+        let strayed = placement::strayed(&addresses, bytes, node, |_| false).unwrap_or_default();
+        let astray = there
+            .into_iter()
+            .zip(strayed)
+            .filter(|(_, strayed)| *strayed);
+        self.astray = astray.map(|(index, _)| index).collect();
+    }
+
+    fn try_lock(&mut self, folio: Folio) -> Result<Held, Failure> {
+        let index = index_of(folio);
+        self.table.try_lock(index).map_err(refused)?;
+        Ok(self.held(index))
+    }
+
+    fn lock(&mut self, folio: Folio, _alone: &Alone) -> Result<Held, Failure> {
+        let index = index_of(folio);
+        self.table.lock(index, LOCK_PATIENCE).map_err(refused)?;
+        Ok(self.held(index))
+    }
+
+    fn is_in(&self, _folio: Folio, held: &Held, tier: TierId) -> bool {
+        held.from == tier && !held.astray
+    }
+
+    fn reserve(&mut self, entries: &mut [Entry<Held>], to: TierId, _wait: &Wait) {
+        for entry in entries {
+            entry.held.to = to;
+        }
+    }
+
+    fn unmap(
+        &mut self,
+        _folio: Folio,
+        _held: &mut Held,
+        _gather: &mut (),
+        _wait: &Wait,
+    ) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn shootdown(&mut self, (): (), _entries: &mut [Entry<Held>]) {}
+
+    fn is_eligible(&mut self, _folio: Folio, _held: &Held) -> bool {
+        false
+    }
+
+    fn job(&mut self, _folio: Folio, _held: &mut Held) -> CopyJob {
+        let nothing = NonNull::<u8>::dangling().as_ptr();
+        // SAFETY: no byte is read or written.
+        unsafe { CopyJob::new(nothing, nothing, 0) }
+    }
+
+    fn copy_on_cpu(&mut self, _folio: Folio, _held: &mut Held) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn remap(&mut self, entries: &mut [Entry<Held>]) {
+        let Some(first) = entries.first() else { return };
+        let node = self.memory.node(first.held.to);
+        // A huge page goes by its head; the kernel takes the rest of it for busy.
+        let heads = entries
+            .iter()
+            .map(|entry| self.memory.address(entry.held.index))
+            .collect::<Vec<_>>();
+        let status = bring(&heads, node);
+        for (entry, status) in entries.iter_mut().zip(status) {
+            entry.held.asked = true;
+            let mut why = (status.node() != Some(node)).then_some(status);
+            if why.is_none() && self.memory.page_size == PageSize::Huge {
+                why = self.bring_rest(entry.held.index, node);
+            }
+            if let Some(status) = why {
+                entry.fail(why_not(status));
+            }
+        }
+    }
+
+    fn putback(&mut self, entries: &mut [Entry<Held>]) {
+        // Base pages that are no huge page may have gone in part. What does not go back now is
+        // found astray by the next request.
+        let torn = |entry: &&mut Entry<Held>| entry.held.asked;
+        for entry in entries.iter_mut().filter(torn) {
+            entry.held.asked = false;
+            if self.memory.page_size == PageSize::Huge {
+                let pages = self.pages_of(entry.held.index).collect::<Vec<_>>();
+                let node = self.memory.node(entry.held.from);
+                let _ = bring(&pages, node);
+            }
+        }
+    }
+
+    fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
+        let mut tally = Tally::new(self.table);
+        for (_, held) in folios {
+            if at == Place::Destination && held.from != held.to {
+                tally.moved(held.index, held.from, held.to);
+            }
+            // No fault waits: the kernel answers them all.
+            let _ = self.table.unlock(held.index);
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Brings what did not go with the head of a folio of 2 MiB: it is made of base pages. Says of
+    /// one that stayed why it did.
+    fn bring_rest(&self, index: usize, node: u32) -> Option<PageStatus> {
+        let mut pages = self.pages_of(index).collect::<Vec<_>>();
+        let mut status = vec![PageStatus::UNKNOWN; pages.len()];
+        if numa::query_pages(None, &pages, &mut status).is_ok() {
+            let mut there = status.iter().map(|status| status.node() == Some(node));
+            pages.retain(|_| !there.next().unwrap_or(false));
+        }
+        if pages.is_empty() {
+            return None;
+        }
+        bring(&pages, node);
+        status
+            .into_iter()
+            .find(|status| status.node() != Some(node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says_has_a_meaning() {
+        let meaning = |errno: Errno| {
+            let failure = why_not(PageStatus::from(errno));
+            assert_eq!(
+                failure.errno.map(|errno| errno.get()),
+                Some(errno.raw_os_error())
+            );
+            failure.why
+        };
+        assert_eq!(meaning(Errno::BUSY), Why::Pinned);
+        assert_eq!(meaning(Errno::ACCESS), Why::Shared);
+        assert_eq!(meaning(Errno::NOENT), Why::Absent);
+        assert_eq!(meaning(Errno::FAULT), Why::Absent);
+        assert_eq!(meaning(Errno::NOMEM), Why::NoMemory);
+        assert_eq!(meaning(Errno::PERM), Why::NotPermitted);
+        assert_eq!(why_not(PageStatus::UNKNOWN).why, Why::Again);
+    }
+}
