@@ -74,11 +74,11 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
             ));
         }
     }
-    for group in beside
-        .iter()
-        .filter(|group| group.page_size == PageSize::Base)
-        .take(2)
-    {
+    let of_base_pages = |pins: &&str| {
+        let mut groups = beside.iter();
+        groups.find(|group| group.page_size == PageSize::Base && group.pins == *pins)
+    };
+    for group in ["declared", "undeclared"].iter().filter_map(of_base_pages) {
         let share = group.overhead as f64 * 100.0 / group.region as f64;
         let pool = group.asked.min(group.overhead) as f64 * 100.0 / group.region as f64;
         lines.push(format!(
