@@ -1,10 +1,16 @@
 //! Scattered pages, which are cut off together with what lies between them.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use transhume_region::{Options, Pins, Region, Why};
+use transhume_copy::{CopyJob, Memcpy};
+use transhume_engine::{Copier, CopyAnswer};
+use transhume_region::{Neighbours, Options, Pins, Region, Why};
+use transhume_sys::limits;
+use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
 
 use crate::Case;
 use crate::herd::{self, Herd};
@@ -37,6 +43,16 @@ pub(crate) const CASES: &[Case] = &[
         "scattered::neighbours_that_another_request_has",
         &[Need::Move],
         neighbours_that_another_request_has,
+    ),
+    Case(
+        "scattered::within_the_limit",
+        &[Need::Move],
+        within_the_limit,
+    ),
+    Case(
+        "scattered::by_a_moody_copier",
+        &[Need::Move],
+        by_a_moody_copier,
     ),
     Case(
         "scattered::in_small_batches",
@@ -218,4 +234,124 @@ fn in_small_batches() {
     }
     let max_stall = Duration::from_micros(300);
     to_and_fro(&region, &pages, &Options::new().max_stall(max_stall));
+}
+
+/// Copies nothing, and asks the kernel meanwhile how much of the region is cut off.
+struct Counting {
+    memory: Range<usize>,
+    most: AtomicUsize,
+    /// Whether more was cut off than was to be copied.
+    neighbours: AtomicBool,
+}
+
+impl Copier<CopyJob> for Counting {
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    fn copy(&self, jobs: &[CopyJob], _answers: &mut [CopyAnswer]) {
+        let args = ScanArgs {
+            any_of: Categories::PRESENT,
+            report: Categories::PRESENT,
+            ..ScanArgs::default()
+        };
+        let mut found = vec![PageRegion::default(); 4096];
+        let scan = Pagemap::open_self()
+            .and_then(|pagemap| pagemap.scan(self.memory.clone(), &args, &mut found));
+        let present = found[..scan.unwrap().regions]
+            .iter()
+            .map(|region| region.range().len() / 4096);
+        let absent = self.memory.len() / 4096 - present.sum::<usize>();
+        self.most.fetch_max(absent, Ordering::Relaxed);
+        if absent > jobs.len() {
+            self.neighbours.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whatever lies between counts against the limit, by the kernel's own account.
+fn within_the_limit() {
+    for (limit, step) in [
+        (512, 2),
+        (512, 8),
+        (512, 13),
+        (100, 3),
+        (10, 4),
+        (3, 2),
+        (1, 2),
+    ] {
+        let region = two_nodes(2048).build().unwrap();
+        herd::fill(&region);
+        let start = region.as_ptr() as usize;
+        let counting = Arc::new(Counting {
+            memory: start..start + region.len(),
+            most: AtomicUsize::new(0),
+            neighbours: AtomicBool::new(false),
+        });
+        let pages = (0..2048).step_by(step).collect::<Vec<_>>();
+        let mut options = Options::new().copier(counting.clone());
+        if limit != 512 {
+            options = options.limit_bytes(NonZeroUsize::new(limit * 4096).unwrap());
+        }
+        migrate(&region, &pages, "far", &options);
+        let most = counting.most.load(Ordering::Relaxed);
+        assert!(most <= limit, "{most} pages, the limit is {limit}");
+        assert!(most > limit / 2, "{most} pages, the limit is {limit}");
+        if limits::kernel_release().is_at_least(6, 18) && limit > step {
+            assert!(
+                counting.neighbours.load(Ordering::Relaxed),
+                "{limit} {step}"
+            );
+        }
+        counting.neighbours.store(false, Ordering::Relaxed);
+        migrate(
+            &region,
+            &pages,
+            "near",
+            &options.neighbours(Neighbours::Left),
+        );
+        assert!(!counting.neighbours.load(Ordering::Relaxed));
+        herd::sweep(region.words());
+    }
+}
+
+/// Fails every second job, declines others, and at last panics.
+struct Moody(AtomicUsize);
+
+impl Copier<CopyJob> for Moody {
+    fn name(&self) -> &'static str {
+        "moody"
+    }
+
+    fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+        let turn = self.0.fetch_add(1, Ordering::Relaxed);
+        assert!(turn < 3, "a copier that panics, on purpose");
+        Memcpy.copy(jobs, answers);
+        for answer in answers.iter_mut().skip(turn).step_by(2) {
+            *answer = [CopyAnswer::Failed, CopyAnswer::Declined][turn % 2];
+        }
+    }
+}
+
+fn by_a_moody_copier() {
+    let region = two_nodes(2048).build().unwrap();
+    herd::fill(&region);
+    let pages = (0..2048).step_by(4).collect::<Vec<_>>();
+    let options = Options::new().copier(Arc::new(Moody(AtomicUsize::new(0))));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let herd = Herd::graze(scope, &region, 1, &stop);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = region.migrate(&pages[..], "far", &options);
+        }));
+        assert!(panicked.is_err());
+        // Three batches have gone, the fourth is back.
+        let far = region.usage().tiers[1].pages;
+        assert!(far > 0 && far < pages.len(), "{far}");
+        let report = region.migrate(.., "far", &Options::new()).unwrap();
+        assert!(report.is_complete(), "{:?}", report.stayed().next());
+        assert_eq!(report.already_there(), far);
+        herd.gather();
+    });
+    herd::sweep(region.words());
 }
