@@ -52,9 +52,12 @@ impl Machine {
 
     /// In one line.
     pub(crate) fn describe(&self) -> String {
-        let memory = self.memory_bytes.map_or(0, |bytes| bytes >> 30);
+        let memory = match self.memory_bytes {
+            Some(bytes) => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+            None => "memory of unknown size".to_owned(),
+        };
         format!(
-            "{}, {} CPUs, {} NUMA {}, {} GiB, Linux {}{}",
+            "{}, {} CPUs, {} NUMA {}, {}, Linux {}{}",
             self.cpu.as_deref().unwrap_or("unknown processor"),
             self.cpus,
             self.nodes.len(),

@@ -239,6 +239,8 @@ fn check_row(row: &Value) {
         "backing",
         "page_size",
         "copier",
+        "mechanism",
+        "pins",
         "verified",
         "frames",
     ] {

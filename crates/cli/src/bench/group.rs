@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use transhume_copy::RawArea;
-use transhume_region::{BuildError, Options, PageSize, Pages, Region, Tier};
+use transhume_region::{BuildError, Mechanism, Options, PageSize, Pages, Region, Tier};
 use transhume_sys::shootdown::{Counter, InterruptCounter};
 
 use super::Context;
@@ -95,11 +95,18 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
     let counter = measured?;
     let swept = region.words().len();
     let wrong = last_wrong + workload::sweep(region.words());
-    let rows = group
-        .cells
-        .iter()
-        .zip(&runs)
-        .map(|(cell, runs)| row(group, cell, runs, args, counter.as_deref(), (swept, wrong)));
+    let rows = group.cells.iter().zip(&runs).map(|(cell, runs)| {
+        let mechanism = region.mechanism();
+        row(
+            group,
+            cell,
+            runs,
+            args,
+            counter.as_deref(),
+            mechanism,
+            (swept, wrong),
+        )
+    });
     let rows = rows.collect();
     let beside = Beside {
         pins: group.pins(),
@@ -107,7 +114,7 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
         region: region.len(),
         overhead: region.usage().overhead_bytes,
         batch: group.largest_batch() * group.page_size.bytes(),
-        asked: pool,
+        asked: pool.min(region.usage().pooled_bytes),
     };
     Ok(Outcome {
         rows,
@@ -155,6 +162,11 @@ fn region(group: &Group) -> Result<(Region, usize), CliError> {
         Ok(region) => Ok((region, pool)),
         Err(BuildError::System { what, source }) => {
             Err(CliError::Failed(format!("cannot {what}: {source}")))
+        }
+        Err(refused @ BuildError::NoMechanism { .. }) if group.backing == Backing::Anonymous => {
+            Err(CliError::Refused(format!(
+                "{refused}; --backing chooses another"
+            )))
         }
         Err(refused) => Err(CliError::Refused(refused.to_string())),
     }
@@ -327,6 +339,7 @@ fn row(
     runs: &[Run],
     args: &Bench,
     counter: Option<&str>,
+    mechanism: Mechanism,
     (swept, wrong): (usize, u64),
 ) -> Row {
     let each = |figure: &dyn Fn(&Run) -> f64| median(runs.iter().map(figure));
@@ -353,7 +366,12 @@ fn row(
         pages: cell.request,
         batch: cell.batch,
         threads: cell.threads,
-        copier: cell.copier.name().to_owned(),
+        // Where the kernel moves pages no copier of ours has a part in it.
+        copier: match mechanism {
+            Mechanism::MovePages => "kernel".to_owned(),
+            _ => cell.copier.name().to_owned(),
+        },
+        mechanism: mechanism.to_string(),
         stride: cell.stride,
         pins: group.pins(),
         frames: match fresh_frames {

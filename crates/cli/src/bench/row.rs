@@ -24,6 +24,8 @@ pub(crate) struct Row {
     pub(crate) batch: usize,
     pub(crate) threads: usize,
     pub(crate) copier: String,
+    /// How pages were cut off and moved.
+    pub(crate) mechanism: String,
     /// Every so-manieth page of the region was asked for.
     pub(crate) stride: usize,
     /// Whether the application declares pins, so that frames serve again.
