@@ -22,7 +22,9 @@ use std::time::Duration;
 
 use herd::Herd;
 use libtest_mimic::{Arguments, Trial};
-use transhume_region::{Mechanism, Mode, Options, Outcome, PageSize, Pins, Region, Tier, TierId};
+use transhume_region::{
+    Mechanism, Mode, Options, Outcome, PageSize, Pins, Place, Region, Tier, TierId,
+};
 use transhume_sys::inject::{self, Fault, Plan};
 use transhume_sys::uffd::{Allowed, Features, probe};
 use transhume_sys::{Call, Errno};
@@ -34,16 +36,21 @@ pub(crate) enum Kind {
     Fresh,
     Huge,
     Memfd,
+    Hugetlb,
+    /// A file on a file system beside a memfd.
+    File,
     /// Anonymous memory that the kernel moves.
     Kernel,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Pooled,
         Self::Fresh,
         Self::Huge,
         Self::Memfd,
+        Self::Hugetlb,
+        Self::File,
         Self::Kernel,
     ];
 
@@ -61,14 +68,25 @@ impl Kind {
             Self::Memfd => near_and_far(Tier::memfd("near"), Tier::memfd("far"))
                 .pages(600)
                 .pins(Pins::Declared),
+            Self::Hugetlb => near_and_far(Tier::hugetlb("near"), Tier::hugetlb("far"))
+                .pages(4)
+                .page_size(PageSize::Huge)
+                .pins(Pins::Declared),
+            Self::File => near_and_far(Tier::memfd("near"), Tier::file("far", file()))
+                .pages(300)
+                .pins(Pins::Declared),
         }
         .build()
         .unwrap()
     }
 
+    pub(crate) fn is_mapped(self) -> bool {
+        matches!(self, Self::Memfd | Self::Hugetlb | Self::File)
+    }
+
     fn needs(self) -> Features {
         match self {
-            Self::Memfd => Features::EVENT_REMAP,
+            Self::Memfd | Self::Hugetlb | Self::File => Features::EVENT_REMAP,
             Self::Kernel => Features::empty(),
             _ => Features::MOVE,
         }
@@ -110,7 +128,7 @@ fn main() {
         .and_then(|text| text.parse().ok());
     let asked = match seconds {
         None => Some("set TRANSHUME_STRESS_SECONDS".to_owned()),
-        Some(_) => Kind::ALL.into_iter().find_map(missing),
+        Some(_) => missing(Kind::Pooled),
     };
     let seconds = Duration::from_secs(seconds.unwrap_or(0));
     trials.push(trial("stress".to_owned(), asked, move || {
@@ -119,10 +137,26 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Faults are armed for the whole process.
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let _ = std::fs::remove_file(file());
+    conclusion.exit();
 }
 
-fn missing(kind: Kind) -> Option<String> {
+/// A file that a region may have; each region empties it when it ends.
+fn file() -> std::path::PathBuf {
+    let name = format!("transhume-inject-{}", std::process::id());
+    std::env::temp_dir().join(name)
+}
+
+pub(crate) fn missing(kind: Kind) -> Option<String> {
+    const HUGE_PAGES: usize = 8;
+    let free =
+        transhume_sys::limits::hugetlb_pool(PageSize::Huge.bytes()).map_or(0, |pool| pool.free);
+    if kind == Kind::Hugetlb && free < HUGE_PAGES {
+        return Some(format!(
+            "needs {HUGE_PAGES} free huge pages, there are {free} (sysctl vm.nr_hugepages)"
+        ));
+    }
     match probe(Allowed::ALL_FAULTS) {
         Err(error) => Some(error.to_string()),
         Ok(probe) if probe.features.contains(kind.needs()) => None,
@@ -277,7 +311,10 @@ fn these_calls_fail(region: &Region, calls: &[Call], mode: Mode, which: Which) -
     });
     herd::sweep(region.words());
     let usage = region.usage();
-    assert!(usage.mappings == 1, "{usage:?}");
+    // Mappings of hugetlb do not merge.
+    let merge = usage.tiers[0].place != Place::Hugetlb;
+    let most = if merge { 1 } else { region.pages() };
+    assert!(usage.mappings <= most, "{usage:?}");
     // A batch that was interrupted leaves no frames behind.
     assert!(
         usage.pooled_bytes <= region.len() / 64 + (4 << 20),

@@ -8,8 +8,8 @@ use transhume_region::{Mode, Options, Region, RegionError};
 use transhume_sys::inject::{self, Fault, Plan};
 use transhume_sys::{Call, Errno};
 
-use crate::Kind;
 use crate::herd::{self, Herd};
+use crate::{Kind, missing};
 
 /// Numbers without a pattern, the same every time.
 struct Random(u64);
@@ -31,7 +31,10 @@ pub(crate) fn run(time: Duration) {
     let until = Instant::now() + time;
     let mut rounds = 0;
     while Instant::now() + Duration::from_secs(1) < until {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL
+            .into_iter()
+            .filter(|&kind| missing(kind).is_none())
+        {
             if Instant::now() + Duration::from_secs(1) > until {
                 break;
             }
@@ -56,7 +59,7 @@ fn round(region: &Region, kind: Kind, seed: u64, time: Duration) {
     std::thread::scope(|scope| {
         let herd = Herd::graze(scope, region, 2, &stop);
         // Alone it cuts scattered pages off with what lies between them.
-        let migrators = (0..1 + seed / 4 % 2).map(|n| {
+        let migrators = (0..1 + seed / Kind::ALL.len() as u64 % 2).map(|n| {
             let moved = &moved;
             scope.spawn(move || migrate(region, seed * 2 + n + 1, until, moved))
         });
@@ -154,14 +157,14 @@ fn disturb(region: &Region, kind: Kind, seed: u64, until: Instant) {
                     drop(pin);
                 }
             }
-            2 if kind != Kind::Memfd => {
+            2 if !kind.is_mapped() => {
                 // SAFETY: locking changes nothing that a program can see.
                 unsafe { libc::mlock(start, region.len() / 2) };
                 std::thread::sleep(Duration::from_millis(3));
                 // SAFETY: as above.
                 unsafe { libc::munlock(start, region.len()) };
             }
-            3 if kind != Kind::Memfd => fork(region),
+            3 if !kind.is_mapped() => fork(region),
             _ => std::thread::yield_now(),
         }
     }
