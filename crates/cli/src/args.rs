@@ -32,10 +32,10 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "4k|2m", value_parser = page_size)]
     pub(crate) page_size: Option<PageSize>,
     /// Pages of the region [default: 64 MiB of 4k, 128 MiB of 2m]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) pages: Option<NonZeroUsize>,
     /// The most threads that copy at once [default: the CPUs]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// What the region is made of: anonymous, memfd, hugetlb or file:PATH
     #[arg(long, value_name = "BACKING", default_value = "anonymous")]
@@ -44,7 +44,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "NAME", default_value = "memcpy")]
     pub(crate) copier: String,
     /// Application threads that read and write all the while
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
     pub(crate) app_threads: NonZeroUsize,
     /// Runs of each variant, of which the median is shown; at least 5
     #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(5..=1000))]
@@ -110,6 +110,11 @@ impl Backing {
             Self::File(_) => "file",
         }
     }
+}
+
+fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "a whole number from 1 on is wanted".to_owned())
 }
 
 fn page_size(text: &str) -> Result<PageSize, String> {

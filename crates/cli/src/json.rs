@@ -1,12 +1,17 @@
 //! Results as JSON.
 
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::error::CliError;
+
+/// The permissions of a new file, less what the umask takes.
+const NEW_FILE: u32 = 0o666;
 
 /// Where JSON goes.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(crate) enum Sink {
         path: PathBuf,
         draft: NamedTempFile,
     },
+    /// What is no regular file, and cannot be replaced: a device, a pipe.
+    Stream(File),
 }
 
 impl Sink {
@@ -26,27 +33,34 @@ impl Sink {
         if path == Path::new("-") {
             return Ok(Self::Stdout);
         }
-        let refused = |error: io::Error| {
+        Self::at(path).map_err(|error| {
             CliError::Refused(format!("cannot write JSON to {}: {error}", path.display()))
-        };
-        if path.is_dir() {
-            return Err(refused(io::ErrorKind::IsADirectory.into()));
-        }
+        })
+    }
+
+    fn at(path: &Path) -> io::Result<Self> {
+        // A link stays, and what it leads to is replaced.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mut permissions = Permissions::from_mode(NEW_FILE);
         if path.exists() {
-            std::fs::OpenOptions::new()
-                .write(true)
-                .open(path)
-                .map_err(refused)?;
+            let file = OpenOptions::new().write(true).open(&path)?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Ok(Self::Stream(file));
+            }
+            permissions = metadata.permissions();
         }
         let folder = match path.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
         };
-        let draft = NamedTempFile::new_in(folder).map_err(refused)?;
-        Ok(Self::File {
-            path: path.to_owned(),
-            draft,
-        })
+        folder.metadata()?;
+        // The name of the draft in an error would tell nobody anything.
+        let draft = tempfile::Builder::new()
+            .permissions(permissions)
+            .tempfile_in(folder)
+            .map_err(|error| io::Error::from(error.kind()))?;
+        Ok(Self::File { path, draft })
     }
 
     pub(crate) fn is_stdout(&self) -> bool {
@@ -61,6 +75,7 @@ impl Sink {
         text.push('\n');
         match self {
             Self::Stdout => crate::print(&text),
+            Self::Stream(mut file) => file.write_all(text.as_bytes()).map_err(failed),
             Self::File { path, mut draft } => {
                 draft.write_all(text.as_bytes()).map_err(failed)?;
                 draft.persist(path).map_err(|error| failed(error.error))?;

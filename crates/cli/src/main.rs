@@ -14,12 +14,17 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::args::{Cli, Command};
 use crate::error::CliError;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => return refuse(&refused),
+    };
+    let done = match cli.command {
         Command::Bench(args) => bench::run(&args),
         Command::Engines(args) => engines::run(&args).map(|()| ExitCode::SUCCESS),
     };
@@ -28,6 +33,27 @@ fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "transhume: {error}");
         error.exit_code()
     })
+}
+
+/// Says in one line what is wrong with the command line. Help that was asked for is shown whole.
+fn refuse(refused: &clap::Error) -> ExitCode {
+    let text = refused.render().to_string();
+    let asked_for = !refused.use_stderr()
+        || refused.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if asked_for {
+        // Nobody may be left to read it.
+        let _ = refused.print();
+    } else {
+        let lines = text
+            .lines()
+            .map(str::trim)
+            .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+            .filter(|line| !line.is_empty());
+        let line = lines.collect::<Vec<_>>().join("; ");
+        let line = line.strip_prefix("error: ").unwrap_or(&line);
+        let _ = writeln!(io::stderr(), "transhume: {line}");
+    }
+    ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(2))
 }
 
 /// Writes to standard output. A reader that has gone away is no error.

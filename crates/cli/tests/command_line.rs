@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -29,16 +31,16 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 10] = [
+    let cases: [(&str, Needs, fn()); 11] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
             wrong_words_are_refused,
         ),
         (
-            "what_cannot_be_is_refused_in_one_line",
+            "what_cannot_be_is_refused",
             Needs::Nothing,
-            what_cannot_be_is_refused_in_one_line,
+            what_cannot_be_is_refused,
         ),
         (
             "json_that_cannot_be_written_is_refused_before_anything_runs",
@@ -54,6 +56,11 @@ fn main() {
             "a_file_with_content_is_no_tier",
             Needs::Userfaultfd,
             a_file_with_content_is_no_tier,
+        ),
+        (
+            "json_goes_where_a_path_leads",
+            Needs::Nothing,
+            json_goes_where_a_path_leads,
         ),
         ("engines_are_listed", Needs::Nothing, engines_are_listed),
         (
@@ -94,25 +101,22 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Exit code 2, nothing on standard output, and a line that contains `expected`.
+/// Exit code 2, nothing on standard output, and one line that contains `expected`.
 fn refused(args: &[&str], expected: &str) {
     let output = transhume(args);
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
     assert!(errors.contains(expected), "{args:?}: {errors}");
     assert!(output.stdout.is_empty(), "{args:?}");
-}
-
-/// As [`refused`], by ourselves and not by the parser of arguments: one line.
-fn refused_in_one_line(args: &[&str], expected: &str) {
-    refused(args, expected);
-    let errors = text(&transhume(args).stderr);
     assert_eq!(errors.lines().count(), 1, "{errors}");
     assert!(errors.starts_with("transhume: "), "{errors}");
 }
 
 fn wrong_words_are_refused() {
-    refused(&["bench", "--threads", "0"], "--threads");
+    refused(
+        &["bench", "--threads", "0"],
+        "'--threads <N>': a whole number from 1 on is wanted",
+    );
     refused(&["bench", "--pages", "0"], "--pages");
     refused(&["bench", "--app-threads", "0"], "--app-threads");
     refused(&["bench", "--runs", "4"], "4 is not in 5..=1000");
@@ -125,20 +129,27 @@ fn wrong_words_are_refused() {
     refused(&["bench", "everything"], "everything");
     refused(&["bench", "--pages", "-5"], "-5");
     refused(&["migrate"], "migrate");
-    refused(&[], "Usage");
+    refused(
+        &["bench", "--jsn", "x"],
+        "a similar argument exists: '--json'",
+    );
+    // Who says nothing is told what there is to say.
+    let nothing = transhume(&[]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(text(&nothing.stderr).contains("Usage"));
 }
 
-fn what_cannot_be_is_refused_in_one_line() {
-    refused_in_one_line(
+fn what_cannot_be_is_refused() {
+    refused(
         &["bench", "--copier", "mempcy"],
         "no copier is named 'mempcy'; the copiers are",
     );
-    refused_in_one_line(&["bench", "--copier", "threads:0"], "must be 1 or more");
-    refused_in_one_line(
+    refused(&["bench", "--copier", "threads:0"], "must be 1 or more");
+    refused(
         &["bench", "flush", "--pages", "999999999999"],
         "four times their size",
     );
-    refused_in_one_line(
+    refused(
         &["bench", "--backing", "hugetlb", "--page-size", "4k"],
         "2m only",
     );
@@ -151,26 +162,26 @@ fn what_cannot_be_is_refused_in_one_line() {
         "4000",
         "--quick",
     ];
-    refused_in_one_line(&hugetlb, "cure: sysctl vm.nr_hugepages=");
+    refused(&hugetlb, "cure: sysctl vm.nr_hugepages=");
 }
 
 fn json_that_cannot_be_written_is_refused_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent/out.json");
     let folder = folder.path().to_str().unwrap();
-    refused_in_one_line(
+    refused(
         &["bench", "--json", absent.to_str().unwrap()],
         "cannot write JSON to",
     );
-    refused_in_one_line(&["bench", "--json", folder], "is a directory");
-    refused_in_one_line(&["engines", "--json", folder], "is a directory");
+    refused(&["bench", "--json", folder], "Is a directory");
+    refused(&["engines", "--json", folder], "Is a directory");
 }
 
 fn a_refusal_leaves_the_json_file_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.json");
     std::fs::write(&path, "before").unwrap();
-    refused_in_one_line(
+    refused(
         &["bench", "--copier", "x", "--json", path.to_str().unwrap()],
         "no copier",
     );
@@ -180,6 +191,40 @@ fn a_refusal_leaves_the_json_file_as_it_was() {
         1,
         "no draft is left"
     );
+}
+
+/// A pipe is written to, a link followed; neither is replaced.
+fn json_goes_where_a_path_leads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (link, file) = (folder.path().join("link"), folder.path().join("file"));
+    std::fs::write(&file, "before").unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let output = transhume(&["engines", "--json", link.to_str().unwrap()]);
+    assert!(output.status.success());
+    assert!(link.is_symlink());
+    let document: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(document["schema"], 1);
+    let mode = file.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+
+    let pipe = folder.path().join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| std::fs::read(&pipe).unwrap());
+        let writer = transhume(&["engines", "--json", pipe.to_str().unwrap()]);
+        assert!(writer.status.success());
+        reader.join().unwrap()
+    });
+    let document: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(document["schema"], 1);
+    assert!(pipe.metadata().unwrap().file_type().is_fifo());
 }
 
 fn a_file_with_content_is_no_tier() {
