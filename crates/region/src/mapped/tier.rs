@@ -89,10 +89,8 @@ impl FileTier {
                 .map_err(io_error)
                 .map_err(failed("set the size of the file"))?;
         }
-        let alias = Mapping::reserve_aligned(bytes, page)
-            .map_err(io_error)
-            .map_err(failed("reserve addresses"))?;
-        let mapped = || -> Result<(), CallError> {
+        let mapped = || -> Result<Mapping, CallError> {
+            let alias = Mapping::reserve_aligned(bytes, page)?;
             // SAFETY: the addresses were just reserved and nothing is there.
             unsafe { map::map_file_fixed(alias.range(), &file, 0) }?;
             advise::advise(alias.range(), Advice::DontFork)?;
@@ -100,9 +98,15 @@ impl FileTier {
                 // Refused where shared memory has no huge pages: then base pages do.
                 let _ = advise::advise(alias.range(), Advice::HugePage);
             }
-            Ok(())
+            Ok(alias)
         };
-        mapped().map_err(io_error).map_err(failed("map the file"))?;
+        let alias = mapped().map_err(|error| {
+            if kind == Kind::Plain {
+                // As it was found. If this fails, it is not empty, and the next region says so.
+                let _ = map::resize(&file, 0);
+            }
+            failed("map the file")(io_error(error))
+        })?;
         let tier = Self {
             file,
             kind,
