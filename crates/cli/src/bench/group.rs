@@ -45,6 +45,8 @@ struct Run {
     first_folio_us: f64,
     fresh: u64,
     stayed: u64,
+    /// Why the first of them did.
+    stayed_why: Option<String>,
     seen: Seen,
 }
 
@@ -93,6 +95,13 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
         measured
     });
     let counter = measured?;
+    let all = || runs.iter().flatten();
+    if let Some(why) = all().find_map(|run| run.stayed_why.as_ref()) {
+        let stayed = all().map(|run| run.stayed).sum::<u64>();
+        notices.push(format!(
+            "{stayed} times a page stayed where it was, the first time because: {why}"
+        ));
+    }
     let swept = region.words().len();
     let wrong = last_wrong + workload::sweep(region.words());
     let rows = group.cells.iter().zip(&runs).map(|(cell, runs)| {
@@ -270,6 +279,7 @@ fn one_run(
         .copier(cell.copier.clone())
         .neighbours(cell.neighbours);
     let (mut pages, mut requests, mut stayed) = (0, 0, 0);
+    let mut stayed_why = None;
     let mut first = Vec::new();
     let mut at = 0;
     let wanted = |at: usize| -> Pages {
@@ -303,6 +313,9 @@ fn one_run(
         requests += 1;
         pages += report.moved() as u64;
         stayed += report.stayed().count() as u64;
+        if let (None, Some((_, failure))) = (&stayed_why, report.stayed().next()) {
+            stayed_why = Some(failure.to_string());
+        }
         first.extend(
             report
                 .times
@@ -329,6 +342,7 @@ fn one_run(
         first_folio_us: median(first.into_iter()),
         fresh: region.usage().fresh_frames - fresh_before,
         stayed,
+        stayed_why,
         seen: load.take(),
     })
 }
