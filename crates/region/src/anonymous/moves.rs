@@ -7,7 +7,6 @@ use transhume_sys::uffd::{CopyMode, MoveMode};
 use transhume_sys::{Errno, advise};
 
 use super::session::{At, Busy, Held, Session};
-use super::spans::Holes;
 use crate::BASE_PAGE;
 use crate::failure::{failed, why};
 use crate::walk::{Stopped, Walk};
@@ -104,8 +103,7 @@ impl Session<'_> {
                     // Threads may have stored to what arrived, so the folio can only go on.
                     let at = folio * page + torn;
                     let held = &mut run[folio].held;
-                    held.soiled.frame =
-                        !self.bring_in(from + at, to + at, page - torn, Holes::None);
+                    held.soiled.frame = !self.bring_in(from + at, to + at, page - torn);
                     held.at = At::Destination;
                     self.no_longer_cut_off();
                 }
@@ -118,20 +116,16 @@ impl Session<'_> {
     /// again. Until then the threads that want the page wait, and its contents stay where they are.
     ///
     /// Says whether the slots are empty now.
-    pub(super) fn bring_in(&self, from: usize, to: usize, bytes: usize, holes: Holes) -> bool {
+    pub(super) fn bring_in(&self, from: usize, to: usize, bytes: usize) -> bool {
         let mut emptied = true;
         let mut done = 0;
         let mut nap = Duration::from_micros(20);
         while done < bytes {
             let (from, to, rest) = (from + done, to + done, bytes - done);
             // SAFETY: as in `move_in`; the slots belong to locked folios of this session.
-            let moved = unsafe { self.memory.move_range(to, from, rest, holes.mode()) };
+            let moved = unsafe { self.memory.move_range(to, from, rest, MoveMode::empty()) };
             done += moved.done;
             if moved.done > 0 || moved.stopped.is_none() {
-                continue;
-            }
-            if holes == Holes::Moved && self.memory.is_gone(from) {
-                done += BASE_PAGE;
                 continue;
             }
             // SAFETY: the slot holds the page's contents, as the move failed before it.

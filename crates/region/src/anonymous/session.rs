@@ -31,7 +31,6 @@ use super::reach::Effort;
 use super::seclusion::Secluded;
 use super::slots::{Kind, Ready, Returned};
 use super::span::Span;
-use super::spans::Holes;
 use crate::failure::{LOCK_PATIENCE, copy_here, refused, wake};
 use crate::index_of;
 use crate::keeper::Keeper;
@@ -435,7 +434,7 @@ impl Platform for Session<'_> {
                 self.slot_address(first.held.staging),
                 self.address(&first.held),
             );
-            let soiled = !self.bring_in(from, to, bytes, Holes::None);
+            let soiled = !self.bring_in(from, to, bytes);
             for entry in run {
                 entry.held.soiled.staging |= soiled;
                 entry.held.at = At::Source;

@@ -5,7 +5,7 @@
 //! are close together it costs less to take their neighbours along:
 //!
 //! 1. The neighbours are try-locked, and `UFFDIO_MOVE` takes the span out to staging slots of the
-//!    *destination's* node, holes and all.
+//!    *destination's* node. A page that is not there, or will not move, divides it.
 //! 2. The wanted pages are copied to frames of the pool, as ever.
 //! 3. One `process_madvise` gives up the sources, and `UFFDIO_COPY` fills their slots from the pool's
 //!    frames: the kernel takes the new frames from the slots' node.
@@ -166,7 +166,7 @@ impl Session<'_> {
                     to + rest.start,
                     from + rest.start,
                     rest.len(),
-                    MoveMode::DONTWAKE | MoveMode::ALLOW_SRC_HOLES,
+                    MoveMode::DONTWAKE,
                 )
             };
             let (done, stopped) = walk.record(progress);
@@ -359,7 +359,6 @@ impl Session<'_> {
                 (slots.start + out.start) * BASE_PAGE,
                 self.address_of(first + out.start),
                 out.len() * BASE_PAGE,
-                Holes::Moved,
             );
             self.spans[number].soiled |= !emptied;
             for at in out {
@@ -432,23 +431,5 @@ impl Session<'_> {
         self.sources.clear();
         self.sources.reserve(leaving.len());
         *leaving = rest;
-    }
-}
-
-/// What a hole in a source means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holes {
-    /// There are none: a page that is missing has yet to be found.
-    None,
-    /// There was a hole in the region too.
-    Moved,
-}
-
-impl Holes {
-    pub(super) fn mode(self) -> MoveMode {
-        match self {
-            Self::None => MoveMode::empty(),
-            Self::Moved => MoveMode::ALLOW_SRC_HOLES,
-        }
     }
 }

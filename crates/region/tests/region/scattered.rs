@@ -109,7 +109,7 @@ fn runs_and_gaps() {
     to_and_fro(&region, &pages, &Options::new());
 }
 
-/// What lies between may be holes: they stay holes, and read as zeros.
+/// What lies between may be holes: they stay holes, and read as zeros. A wanted one is absent.
 fn neighbours_without_pages() {
     let region = two_nodes(1024).build().unwrap();
     herd::fill(&region);
@@ -143,6 +143,18 @@ fn neighbours_without_pages() {
         stop.store(true, Ordering::Relaxed);
         reader.join().unwrap();
     });
+    // SAFETY: as above.
+    let given =
+        unsafe { libc::madvise(region.as_ptr().add(4096).cast(), 4096, libc::MADV_DONTNEED) };
+    assert_eq!(given, 0, "{}", std::io::Error::last_os_error());
+    let report = region
+        .migrate(&wanted[..], "near", &Options::new())
+        .unwrap();
+    let stayed = report
+        .stayed()
+        .map(|(folio, failure)| (folio.page(), failure.why));
+    assert_eq!(stayed.collect::<Vec<_>>(), [(1, Why::Absent)]);
+    region.words()[512].store(512 << 32, Ordering::Relaxed);
     for page in 0..1024 {
         let expected = if is_wanted(&page) {
             (page as u64 * 512) << 32
