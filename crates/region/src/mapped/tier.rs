@@ -43,8 +43,8 @@ pub(crate) struct FileTier {
     /// Where the copiers reach the slots; no page of the region is reached by it otherwise.
     alias: Mapping,
     slots: Mutex<Slots>,
-    /// Held while slots are out of the sets to give their memory back.
-    trimming: Mutex<()>,
+    /// Held while free slots are out of the sets, to get memory or to give theirs back.
+    in_passing: Mutex<()>,
     /// Free slots with memory that are kept while no request is under way.
     bound: usize,
     /// And those that requests under way keep beyond that.
@@ -114,7 +114,7 @@ impl FileTier {
             page,
             alias,
             slots: Mutex::new(Slots::new(capacity, used)),
-            trimming: Mutex::new(()),
+            in_passing: Mutex::new(()),
             bound,
             leave: AtomicUsize::new(0),
             fresh: AtomicU64::new(0),
@@ -159,7 +159,18 @@ impl FileTier {
         if !self.is_short() {
             return false;
         }
+        let filled = self.fill_some();
+        // What should have been trimmed meanwhile was not.
+        self.trim();
+        filled && self.is_short()
+    }
+
+    fn fill_some(&self) -> bool {
         let step = (REFILL_BYTES / self.page).max(1);
+        let _passing = self
+            .in_passing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let empty = {
             let mut slots = self.lock();
             let missing = self.bound.saturating_sub(slots.full());
@@ -171,7 +182,7 @@ impl FileTier {
             return false;
         }
         self.lock().put(slots, Memory::Present);
-        self.is_short()
+        true
     }
 
     /// Where the copiers reach slots.
@@ -200,8 +211,11 @@ impl FileTier {
     pub(crate) fn take(&self, want: usize, hint: usize) -> Option<Range<usize>> {
         let found = self.lock().take(want, hint);
         let (slots, memory) = found.or_else(|| {
-            // Those that are being trimmed are free again in a moment.
-            let _trimmed = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that are being filled or trimmed are free again in a moment.
+            let _passed = self
+                .in_passing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             self.lock().take(want, hint)
         })?;
         if memory == Memory::Present {
@@ -229,10 +243,10 @@ impl FileTier {
         if self.kind == Kind::Device {
             return;
         }
-        let _trimming = match self.trimming.try_lock() {
-            Ok(trimming) => trimming,
-            Err(TryLockError::Poisoned(trimming)) => trimming.into_inner(),
-            // Whoever is at it goes on until there is no excess.
+        let _passing = match self.in_passing.try_lock() {
+            Ok(passing) => passing,
+            Err(TryLockError::Poisoned(passing)) => passing.into_inner(),
+            // Whoever is at it trims until there is no excess.
             Err(TryLockError::WouldBlock) => return,
         };
         loop {
