@@ -4,7 +4,8 @@
 //! and remembers what it stored last, so a lost store, an old value, a torn value or another page's
 //! value is seen at the next load.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use transhume_region::Region;
@@ -43,17 +44,31 @@ pub(crate) struct Herd<'scope> {
 }
 
 impl<'scope> Herd<'scope> {
-    /// Starts `threads` threads on a region that [`fill`] has filled, until `stop`.
+    /// Starts `threads` threads on a region that [`fill`] has filled, until `stop`; returns when all
+    /// of them are at it.
     pub(crate) fn graze<'env>(
         scope: &'scope Scope<'scope, 'env>,
         region: &'env Region,
         threads: usize,
         stop: &'scope AtomicBool,
     ) -> Self {
-        let threads = (0..threads)
-            .map(|thread| scope.spawn(move || graze(region.words(), thread, threads, stop)))
-            .collect();
-        Self { threads, stop }
+        let grazing = Arc::new(AtomicUsize::new(0));
+        let start = |thread| {
+            let grazing = Arc::clone(&grazing);
+            scope.spawn(move || graze(region.words(), thread, threads, &grazing, stop))
+        };
+        let herd = Self {
+            threads: (0..threads).map(start).collect(),
+            stop,
+        };
+        while grazing.load(Ordering::Relaxed) < threads {
+            // One that has panicked never begins, and says so when it is gathered.
+            if herd.threads.iter().any(ScopedJoinHandle::is_finished) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        herd
     }
 
     /// Ends the threads; panics if one saw something wrong. Says how many accesses they made.
@@ -73,7 +88,13 @@ impl Drop for Herd<'_> {
     }
 }
 
-fn graze(words: &[AtomicU64], thread: usize, threads: usize, stop: &AtomicBool) -> u64 {
+fn graze(
+    words: &[AtomicU64],
+    thread: usize,
+    threads: usize,
+    grazing: &AtomicUsize,
+    stop: &AtomicBool,
+) -> u64 {
     let used = words.len() / STRIDE;
     let mine = (used - thread).div_ceil(threads);
     // Another run may have left versions behind.
@@ -103,6 +124,9 @@ fn graze(words: &[AtomicU64], thread: usize, threads: usize, stop: &AtomicBool) 
                 other as u64,
                 "word {other}, another thread's"
             );
+        }
+        if accesses == 0 {
+            grazing.fetch_add(1, Ordering::Relaxed);
         }
         accesses += 2;
     }
