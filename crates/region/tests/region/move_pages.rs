@@ -107,6 +107,25 @@ fn requests() {
     );
     assert_eq!(region.words()[0].load(Ordering::Relaxed), 0);
     assert_eq!(region.words()[1024].load(Ordering::Relaxed), 1024 << 32);
+
+    let full = Region::builder()
+        .tier(Tier::node("near", 0))
+        .tier(Tier::node("far", 0).capacity(4 * 4096))
+        .pages(8)
+        .mechanism(Mechanism::MovePages)
+        .build()
+        .unwrap();
+    let refused = full.migrate(2..7, "far", &Options::new()).unwrap_err();
+    assert!(
+        matches!(refused, RegionError::Full { asked: 5, .. }),
+        "{refused}"
+    );
+    assert_eq!(full.usage().tiers[1].pages, 0);
+    assert!(
+        full.migrate(2..6, "far", &Options::new())
+            .unwrap()
+            .is_complete()
+    );
 }
 
 fn is_for_anonymous() {
