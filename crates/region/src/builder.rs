@@ -115,11 +115,16 @@ impl Builder {
                 Ok(uffd) => Memory::Anonymous(self.anonymous(uffd, pooled, &mut notices)?),
                 Err(lacking) => {
                     let memory = self.moved_by_the_kernel(lacking, &mut notices)?;
+                    self.notice_missing_huge_pages(memory.huge_pages(), &mut notices);
                     mechanism = Mechanism::MovePages;
                     Memory::MovePages(memory)
                 }
             },
-            Mechanism::MovePages => Memory::MovePages(self.move_pages()?),
+            Mechanism::MovePages => {
+                let memory = self.move_pages()?;
+                self.notice_missing_huge_pages(memory.huge_pages(), &mut notices);
+                Memory::MovePages(memory)
+            }
             Mechanism::Blind => {
                 if self.pins == Pins::Undeclared {
                     return Err(BuildError::PinsUndeclared);
@@ -180,7 +185,7 @@ impl Builder {
             pooled,
         };
         let memory = Anonymous::create(uffd, &plan).map_err(allocation)?;
-        self.notice_missing_huge_pages(&memory, notices);
+        self.notice_missing_huge_pages(memory.huge_pages(), notices);
         if !mechanism::moves_in_batches() {
             notices.push(Notice {
                 what: "UFFDIO_MOVE of this kernel flushes page by page, so batches save little"
@@ -350,12 +355,12 @@ impl Builder {
         }
     }
 
-    fn notice_missing_huge_pages(&self, memory: &Anonymous, notices: &mut Vec<Notice>) {
+    fn notice_missing_huge_pages(&self, huge: Result<usize, CallError>, notices: &mut Vec<Notice>) {
         if self.page_size != PageSize::Huge {
             return;
         }
         // Where it cannot be told, nothing is known to be missing.
-        let huge = memory.huge_pages().unwrap_or(self.pages);
+        let huge = huge.unwrap_or(self.pages);
         if huge < self.pages {
             notices.push(Notice {
                 what: format!(

@@ -18,6 +18,11 @@ pub enum Mechanism {
     Blind,
     /// Anonymous memory, moved by the kernel itself with `move_pages(2)`: for machines without
     /// `UFFDIO_MOVE`. It works between different nodes only, and the copiers take no part.
+    ///
+    /// A page that a child shares since a fork stays ([`Why::Shared`](crate::Why::Shared)) until the
+    /// child has gone or either has written to it. One that the program gave back is not there to be
+    /// moved ([`Why::Absent`](crate::Why::Absent)); when it is used again the kernel chooses the node,
+    /// and the next request that asks for the page's tier moves it there.
     MovePages,
 }
 
@@ -91,11 +96,18 @@ fn explain(error: &OpenError, kernel_access: KernelAccess) -> BuildError {
                  KernelAccess::Never",
             )
         }
+        OpenError::Features { .. } => no(
+            "this kernel's userfaultfd does not report mremap".to_owned(),
+            "a kernel from 4.11 on",
+        ),
+        OpenError::Handshake { errno, .. } => no(
+            format!("the kernel refuses what its userfaultfd offers: {errno}"),
+            "no security policy that forbids it, or another kernel",
+        ),
         OpenError::Unavailable(_) => no(
             error.to_string(),
             "a kernel with CONFIG_USERFAULTFD, and no seccomp filter that forbids userfaultfd(2)",
         ),
-        _ => no(error.to_string(), "a newer kernel"),
     }
 }
 

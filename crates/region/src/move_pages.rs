@@ -9,21 +9,26 @@
 //! What the call says of a page is not relied upon where it says nothing, or that a page stayed: then
 //! the kernel is asked where the page is.
 
+mod bring;
+
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
-use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Step, Wait, Why};
+use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Wait};
+use transhume_sys::CallError;
 use transhume_sys::map::Mapping;
-use transhume_sys::numa::{self, PageStatus, Shared};
-use transhume_sys::{CallError, Errno};
+use transhume_sys::numa::{self, PageStatus};
 
-use crate::failure::{LOCK_PATIENCE, failed, refused, why};
+use crate::failure::{LOCK_PATIENCE, refused};
+use crate::huge::huge_bytes;
 use crate::placement;
 use crate::table::{FolioTable, Tally};
 use crate::tier::{PageSize, TierId};
 use crate::{BASE_PAGE, index_of};
+
+use bring::{Kernel, bring};
 
 /// The memory of a region that the kernel moves.
 #[derive(Debug)]
@@ -48,6 +53,11 @@ impl MovePages {
         })
     }
 
+    /// How many of the region's pages of 2 MiB really are huge pages.
+    pub(crate) fn huge_pages(&self) -> Result<usize, CallError> {
+        Ok(huge_bytes(self.memory.range())? / self.page_size.bytes())
+    }
+
     fn node(&self, tier: TierId) -> u32 {
         self.nodes[tier.index()]
     }
@@ -55,74 +65,6 @@ impl MovePages {
     fn address(&self, index: usize) -> usize {
         self.memory.range().start + index * self.page_size.bytes()
     }
-}
-
-/// Asks the kernel to bring pages to a node, and says where each then is, or why it stayed.
-///
-/// The kernel gives up a call at the first pages that it cannot move and says nothing of them and
-/// of all after them. So what is left is asked for again, in the end one by one.
-fn bring(pages: &[usize], node: u32) -> Vec<PageStatus> {
-    let mut status = ask(pages, node);
-    loop {
-        let open = (0..pages.len()).filter(|&at| status[at].is_unknown());
-        let open = open.collect::<Vec<_>>();
-        let rest = open.iter().map(|&at| pages[at]).collect::<Vec<_>>();
-        let mut answers = match rest.len() {
-            0 => return status,
-            1 => vec![PageStatus::UNKNOWN],
-            _ => ask(&rest, node),
-        };
-        if answers.iter().all(|answer| answer.is_unknown()) {
-            for (answer, &page) in answers.iter_mut().zip(&rest) {
-                *answer = ask(&[page], node)[0];
-                if answer.is_unknown() {
-                    // It was tried, by itself, as often as the kernel does: it is in use.
-                    *answer = PageStatus::from(Errno::BUSY);
-                }
-            }
-        }
-        for (&at, answer) in open.iter().zip(answers) {
-            status[at] = answer;
-        }
-    }
-}
-
-/// One call for some pages: where each is now if it is on `node`, what the kernel says of it if it
-/// says something, and else that it is not known.
-fn ask(pages: &[usize], node: u32) -> Vec<PageStatus> {
-    let mut said = vec![PageStatus::UNKNOWN; pages.len()];
-    let nodes = vec![node; pages.len()];
-    let answer = numa::move_pages(None, pages, &nodes, &mut said, Shared::Leave);
-    let mut now = vec![PageStatus::UNKNOWN; pages.len()];
-    // Where that fails, what the call said is all there is.
-    let is_known = numa::query_pages(None, pages, &mut now).is_ok();
-    for (said, now) in said.iter_mut().zip(now) {
-        if is_known && now.node() == Some(node) {
-            *said = now;
-        } else if said.errno().is_none() {
-            // Unsaid, or it has been put elsewhere since.
-            *said = match &answer {
-                Ok(_) => PageStatus::UNKNOWN,
-                Err(error) => PageStatus::from(error.errno),
-            };
-        }
-    }
-    said
-}
-
-/// What the kernel means by the status of a page that it has not moved.
-fn why_not(status: PageStatus) -> Failure {
-    let Some(errno) = status.errno() else {
-        return Failure::new(Step::Remap, Why::Again);
-    };
-    let why = match errno {
-        Errno::BUSY | Errno::AGAIN => Why::Pinned,
-        Errno::ACCESS => Why::Shared,
-        Errno::NOENT | Errno::FAULT => Why::Absent,
-        Errno::NODEV => Why::NotPermitted,
-        other => why(other),
-    };
-    failed(Step::Remap, why, errno)
 }
 
 /// One request's view of such a region.
@@ -265,15 +207,14 @@ impl Platform for Session<'_> {
             .iter()
             .map(|entry| self.memory.address(entry.held.index))
             .collect::<Vec<_>>();
-        let status = bring(&heads, node);
-        for (entry, status) in entries.iter_mut().zip(status) {
+        let brought = bring(&mut Kernel, &heads, node);
+        for (entry, mut brought) in entries.iter_mut().zip(brought) {
             entry.held.asked = true;
-            let mut why = (status.node() != Some(node)).then_some(status);
-            if why.is_none() && self.memory.page_size == PageSize::Huge {
-                why = self.bring_rest(entry.held.index, node);
+            if brought.is_ok() && self.memory.page_size == PageSize::Huge {
+                brought = self.bring_rest(entry.held.index, node);
             }
-            if let Some(status) = why {
-                entry.fail(why_not(status));
+            if let Err(failure) = brought {
+                entry.fail(failure);
             }
         }
     }
@@ -287,7 +228,7 @@ impl Platform for Session<'_> {
             if self.memory.page_size == PageSize::Huge {
                 let pages = self.pages_of(entry.held.index).collect::<Vec<_>>();
                 let node = self.memory.node(entry.held.from);
-                let _ = bring(&pages, node);
+                let _ = bring(&mut Kernel, &pages, node);
             }
         }
     }
@@ -307,43 +248,13 @@ impl Platform for Session<'_> {
 impl Session<'_> {
     /// Brings what did not go with the head of a folio of 2 MiB: it is made of base pages. Says of
     /// one that stayed why it did.
-    fn bring_rest(&self, index: usize, node: u32) -> Option<PageStatus> {
+    fn bring_rest(&self, index: usize, node: u32) -> Result<(), Failure> {
         let mut pages = self.pages_of(index).collect::<Vec<_>>();
         let mut status = vec![PageStatus::UNKNOWN; pages.len()];
         if numa::query_pages(None, &pages, &mut status).is_ok() {
             let mut there = status.iter().map(|status| status.node() == Some(node));
             pages.retain(|_| !there.next().unwrap_or(false));
         }
-        if pages.is_empty() {
-            return None;
-        }
-        bring(&pages, node);
-        status
-            .into_iter()
-            .find(|status| status.node() != Some(node))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_kernel_says_has_a_meaning() {
-        let meaning = |errno: Errno| {
-            let failure = why_not(PageStatus::from(errno));
-            assert_eq!(
-                failure.errno.map(|errno| errno.get()),
-                Some(errno.raw_os_error())
-            );
-            failure.why
-        };
-        assert_eq!(meaning(Errno::BUSY), Why::Pinned);
-        assert_eq!(meaning(Errno::ACCESS), Why::Shared);
-        assert_eq!(meaning(Errno::NOENT), Why::Absent);
-        assert_eq!(meaning(Errno::FAULT), Why::Absent);
-        assert_eq!(meaning(Errno::NOMEM), Why::NoMemory);
-        assert_eq!(meaning(Errno::PERM), Why::NotPermitted);
-        assert_eq!(why_not(PageStatus::UNKNOWN).why, Why::Again);
+        bring(&mut Kernel, &pages, node).into_iter().collect()
     }
 }

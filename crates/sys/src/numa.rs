@@ -27,6 +27,12 @@ impl PageStatus {
     /// The kernel has said nothing. It never writes this value.
     pub const UNKNOWN: Self = Self(i32::MIN);
 
+    /// What the kernel says of a page on this node; nothing if no node has such a number.
+    #[must_use]
+    pub fn on_node(node: u32) -> Self {
+        i32::try_from(node).map_or(Self::UNKNOWN, Self)
+    }
+
     /// The node the page is on.
     #[must_use]
     pub fn node(self) -> Option<u32> {
@@ -263,6 +269,8 @@ mod tests {
     #[test]
     fn statuses() {
         assert_eq!(PageStatus(1).node(), Some(1));
+        assert_eq!(PageStatus::on_node(1), PageStatus(1));
+        assert!(PageStatus::on_node(u32::MAX).is_unknown());
         assert_eq!(PageStatus(-2).errno(), Some(Errno::NOENT));
         assert_eq!(PageStatus(-2).node(), None);
         let unknown = PageStatus::default();

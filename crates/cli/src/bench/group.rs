@@ -174,7 +174,7 @@ fn region(group: &Group) -> Result<(Region, usize), CliError> {
         }
         Err(refused @ BuildError::NoMechanism { .. }) if group.backing == Backing::Anonymous => {
             Err(CliError::Refused(format!(
-                "{refused}; --backing chooses another"
+                "{refused}; or measure mapped memory with --backing memfd"
             )))
         }
         Err(refused) => Err(CliError::Refused(refused.to_string())),

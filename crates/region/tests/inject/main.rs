@@ -64,7 +64,10 @@ impl Kind {
                 .pages(4)
                 .page_size(PageSize::Huge)
                 .pins(Pins::Declared),
-            Self::Kernel => anonymous().pages(600).mechanism(Mechanism::MovePages),
+            // Between tiers of one node nothing has to move, whatever fails.
+            Self::Kernel => near_and_far(Tier::node("near", 0), Tier::node("far", last_node()))
+                .pages(600)
+                .mechanism(Mechanism::MovePages),
             Self::Memfd => near_and_far(Tier::memfd("near"), Tier::memfd("far"))
                 .pages(600)
                 .pins(Pins::Declared),
@@ -148,6 +151,12 @@ fn file() -> std::path::PathBuf {
     std::env::temp_dir().join(name)
 }
 
+/// The last of the first two nodes that have memory.
+fn last_node() -> u32 {
+    let nodes = transhume_sys::numa::nodes_with_memory().unwrap_or_default();
+    u32::from(nodes.starts_with(&[0, 1]))
+}
+
 pub(crate) fn missing(kind: Kind) -> Option<String> {
     const HUGE_PAGES: usize = 8;
     let free =
@@ -156,6 +165,10 @@ pub(crate) fn missing(kind: Kind) -> Option<String> {
         return Some(format!(
             "needs {HUGE_PAGES} free huge pages, there are {free} (sysctl vm.nr_hugepages)"
         ));
+    }
+    if kind == Kind::Kernel {
+        // It is for machines without a userfaultfd.
+        return None;
     }
     match probe(Allowed::ALL_FAULTS) {
         Err(error) => Some(error.to_string()),

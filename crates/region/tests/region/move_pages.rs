@@ -29,6 +29,11 @@ pub(crate) const CASES: &[Case] = &[
         &[Need::TwoNodes, Need::HugePages],
         || between_nodes(&near_and_far(8, PageSize::Huge)),
     ),
+    Case(
+        "move_pages::huge_pages_made_of_base_pages",
+        &[Need::TwoNodes],
+        made_of_base_pages,
+    ),
     Case("move_pages::shared_pages", &[Need::TwoNodes], shared_pages),
     Case(
         "move_pages::given_back_pages",
@@ -102,6 +107,25 @@ fn requests() {
     );
     assert_eq!(region.words()[0].load(Ordering::Relaxed), 0);
     assert_eq!(region.words()[1024].load(Ordering::Relaxed), 1024 << 32);
+
+    let full = Region::builder()
+        .tier(Tier::node("near", 0))
+        .tier(Tier::node("far", 0).capacity(4 * 4096))
+        .pages(8)
+        .mechanism(Mechanism::MovePages)
+        .build()
+        .unwrap();
+    let refused = full.migrate(2..7, "far", &Options::new()).unwrap_err();
+    assert!(
+        matches!(refused, RegionError::Full { asked: 5, .. }),
+        "{refused}"
+    );
+    assert_eq!(full.usage().tiers[1].pages, 0);
+    assert!(
+        full.migrate(2..6, "far", &Options::new())
+            .unwrap()
+            .is_complete()
+    );
 }
 
 fn is_for_anonymous() {
@@ -149,6 +173,25 @@ fn to_and_fro(region: &Region, check: impl Fn(&str)) {
         herd.gather();
     });
     herd::sweep(region.words());
+}
+
+/// What goes with the head is not all there is of such pages.
+fn made_of_base_pages() {
+    let region = near_and_far(4, PageSize::Huge).build().unwrap();
+    let memory = region.as_ptr().cast::<libc::c_void>();
+    // Half of them have no huge page at all, and of the others one base page is another's.
+    let half = region.len() / 2;
+    for (from, bytes, advice) in [
+        (0, half, libc::MADV_NOHUGEPAGE),
+        (0, half, libc::MADV_DONTNEED),
+        (half, 4096, libc::MADV_DONTNEED),
+        (half + (2 << 20) + (1 << 20), 4096, libc::MADV_DONTNEED),
+    ] {
+        // SAFETY: the pages are the region's and only reached by atomics.
+        let failed = unsafe { libc::madvise(memory.wrapping_byte_add(from), bytes, advice) };
+        assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    }
+    to_and_fro(&region, |when| assert_in_place(&region, when));
 }
 
 /// Pages that a child shares stay; copies of them that the kernel placed elsewhere are put right.
