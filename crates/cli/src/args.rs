@@ -1,10 +1,14 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
+use std::collections::BTreeSet;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use transhume_process::{Select, Shares};
 use transhume_region::PageSize;
 
 /// Moves memory pages between kinds of memory while the programs that use them keep running.
@@ -21,6 +25,109 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Lists the copiers, and whether this machine has them
     Engines(Engines),
+    /// Shows where the memory of a process is
+    Map(Map),
+    /// Moves the memory of running processes from NUMA nodes to others
+    #[command(after_help = MOVE_EXIT)]
+    Move(Move),
+}
+
+const MOVE_EXIT: &str = "Exit status: 0 everything is where it was to go; 3 some of it stayed, and the \
+    table says why; 2 it was refused, nothing was done; 1 something failed.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Map {
+    /// The process
+    #[arg(long, value_name = "PID", value_parser = pid)]
+    pub(crate) pid: i32,
+    /// Shows it again every second until Ctrl-C, or the end of the process
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Writes it as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-", conflicts_with = "watch")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Move {
+    /// The processes
+    #[arg(long, value_name = "PID[,PID]", required = true, value_delimiter = ',', value_parser = pid)]
+    pub(crate) pid: Vec<i32>,
+    /// The nodes that memory leaves; `all` is all others
+    #[arg(long, value_name = "NODE[,NODE]|all", value_parser = from)]
+    pub(crate) from: From,
+    /// Where it goes: a node, several by turns (1,2), or by share (1=3,2=1)
+    #[arg(long, value_name = "NODE[=SHARE][,NODE..]")]
+    pub(crate) to: Shares,
+    /// Which memory: heap, stack, anon, shared, file, file:PATH, addresses START-END [default: all]
+    #[arg(long, value_name = "SELECT[,SELECT]", value_delimiter = ',')]
+    pub(crate) only: Vec<Select>,
+    /// The most threads that move at once [default: half of the CPUs, up to 4]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// The most bytes a second, as in 500M or 2GiB
+    #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
+    pub(crate) bandwidth: Option<NonZeroU64>,
+    /// The longest that the process should wait for a page, as in 5ms
+    #[arg(long, value_name = "TIME", value_parser = stall)]
+    pub(crate) max_stall: Option<Duration>,
+    /// Makes room on a full node with memory of the processes that is not selected, by turns
+    #[arg(long)]
+    pub(crate) exchange: bool,
+    /// Moves what other processes map too; needs CAP_SYS_NICE
+    #[arg(long)]
+    pub(crate) include_shared: bool,
+    /// Moves the processes that these have started too, also those started meanwhile
+    #[arg(long)]
+    pub(crate) follow_children: bool,
+    /// Shows what would move, and moves nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Says how it goes about it, and why
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Writes the report as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// The nodes that memory leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// All that it does not go to.
+    All,
+    Nodes(BTreeSet<u32>),
+}
+
+fn from(list: &str) -> Result<From, String> {
+    if list == "all" {
+        return Ok(From::All);
+    }
+    let nodes = list.split(',').map(str::parse);
+    let nodes = nodes.collect::<Result<Vec<u32>, _>>();
+    let nodes = nodes.map_err(|_| "it is a list of nodes such as 0 or 0,2, or all".to_owned())?;
+    let mut seen = BTreeSet::new();
+    match nodes.into_iter().find(|&node| !seen.insert(node)) {
+        Some(twice) => Err(format!("node {twice} is named twice")),
+        None => Ok(From::Nodes(seen)),
+    }
+}
+
+fn pid(text: &str) -> Result<i32, String> {
+    let pid = text.parse().ok().filter(|&pid| pid > 0);
+    pid.ok_or_else(|| "the number of a process is wanted".to_owned())
+}
+
+fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
+    let bytes = text.strip_suffix("/s").unwrap_or(text).parse::<ByteSize>();
+    let bytes = bytes.ok().and_then(|bytes| NonZeroU64::new(bytes.as_u64()));
+    bytes.ok_or_else(|| "bytes a second are wanted, as in 500M or 2GiB".to_owned())
+}
+
+fn stall(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    let time = time.filter(|time| !time.is_zero());
+    time.ok_or_else(|| "a time is wanted, as in 500us or 5ms".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,8 @@ mod engines;
 mod error;
 mod json;
 mod machine;
+mod map;
+mod moving;
 mod table;
 mod workload;
 
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Bench(args) => bench::run(&args),
         Command::Engines(args) => engines::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Map(args) => map::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Move(args) => moving::run(&args),
     };
     done.unwrap_or_else(|error| {
         // Nobody may be left to read it.

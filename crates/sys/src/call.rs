@@ -56,6 +56,8 @@ calls! {
     PagemapOpen = "open of pagemap",
     /// [`Pagemap::scan`](crate::pagemap::Pagemap::scan).
     PagemapScan = "PAGEMAP_SCAN",
+    /// [`Pagemap::entries`](crate::pagemap::Pagemap::entries).
+    PagemapRead = "read of pagemap",
     /// [`move_pages`](crate::numa::move_pages).
     MovePages = "move_pages",
     /// [`query_pages`](crate::numa::query_pages): the same system call, asking only.

@@ -4,7 +4,7 @@
 //! One module per family of calls:
 //!
 //! - [`uffd`] is userfaultfd, with partial results as results and not as errors,
-//! - [`pagemap`] is `PAGEMAP_SCAN`,
+//! - [`pagemap`] is `PAGEMAP_SCAN`, and the entries of the page map,
 //! - [`numa`] has `move_pages`, `mbind`, memory policies, the nodes of the machine,
 //! - [`advise`] has `madvise`, and `process_madvise` of many ranges in one call,
 //! - [`map`] has mappings, memfds,

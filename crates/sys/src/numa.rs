@@ -258,6 +258,39 @@ pub fn nodes_with_cpus() -> Result<Vec<u32>, TextError> {
     node_list("/sys/devices/system/node/has_cpu")
 }
 
+/// The memory of a node, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemorySize {
+    /// All of it.
+    pub total: u64,
+    /// What nobody uses.
+    pub free: u64,
+}
+
+/// The memory of a node, now.
+///
+/// # Errors
+///
+/// [`TextError`] where there is no such node.
+///
+/// # References
+///
+/// `Documentation/ABI/stable/sysfs-devices-node`.
+pub fn node_memory(node: u32) -> Result<MemorySize, TextError> {
+    let path = format!("/sys/devices/system/node/node{node}/meminfo");
+    let text = text::read(&path)?;
+    // Each line begins with `Node 0 `.
+    let bytes = |name| {
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| text::kib_field(line.splitn(3, ' ').nth(2)?, name));
+        value.ok_or_else(|| TextError::unexpected(&path, "how much memory there is"))
+    };
+    Ok(MemorySize {
+        total: bytes("MemTotal")?,
+        free: bytes("MemFree")?,
+    })
+}
+
 fn node_list(path: &str) -> Result<Vec<u32>, TextError> {
     text::read_list(path, MAX_NODES)
 }

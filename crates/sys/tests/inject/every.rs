@@ -7,7 +7,7 @@ use transhume_sys::numa::{
     self, BindFlags, PageStatus, Policy, Shared, ThreadPolicy, move_pages, node_at, policy_at,
     query_pages,
 };
-use transhume_sys::pagemap::{PageRegion, Pagemap, ScanArgs};
+use transhume_sys::pagemap::{PageEntry, PageRegion, Pagemap, ScanArgs};
 use transhume_sys::shootdown::{ShootdownCounter, Unavailable};
 use transhume_sys::uffd::{
     Allowed, ContinueMode, CopyMode, Features, MoveMode, OpenError, Protection, RegisterMode, Uffd,
@@ -96,6 +96,7 @@ impl Things {
                 let mut regions = [PageRegion::default()];
                 failed(self.pagemap.scan(all, &ScanArgs::default(), &mut regions))
             }
+            Call::PagemapRead => failed(self.pagemap.entries(1, &mut [PageEntry::default()])),
             Call::MovePages => failed(move_pages(None, &page, &[0], &mut status, Shared::Leave)),
             Call::QueryPages => failed(query_pages(None, &page, &mut status)),
             Call::Mbind => failed(numa::mbind(all, Policy::Default, BindFlags::empty())),
