@@ -2,7 +2,9 @@
 //!
 //! Everything here changes where memory is and not what it contains, so it is safe.
 
+mod memory;
 mod policy;
+pub mod topology;
 
 use std::fmt;
 
@@ -13,6 +15,7 @@ use crate::abi::answer;
 use crate::text::{self, TextError};
 use crate::{Call, CallError, hook};
 
+pub use memory::NodeMemory;
 pub use policy::{
     BindFlags, MAX_NODES, Policy, PolicyKind, PolicyReport, ThreadPolicy, bind, mbind, node_at,
     policy_at,
