@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Lists the copiers, and whether this machine has them
     Engines(Engines),
+    /// Shows the nodes of the machine and its memory tiers: how large, how far and how fast
+    Nodes(Nodes),
 }
 
 #[derive(Debug, Args)]
@@ -60,6 +62,17 @@ pub(crate) struct Bench {
 #[derive(Debug, Args)]
 pub(crate) struct Engines {
     /// Writes the list as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// Measures the latency and the bandwidth of each node, in a few seconds a node and up to a
+    /// quarter of its free memory
+    #[arg(long)]
+    pub(crate) measure: bool,
+    /// Writes the nodes as JSON to FILE, or to standard output and nothing else there
     #[arg(long, value_name = "FILE|-")]
     pub(crate) json: Option<PathBuf>,
 }

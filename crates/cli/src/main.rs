@@ -3,10 +3,13 @@
 
 mod args;
 mod bench;
+mod context;
 mod engines;
 mod error;
 mod json;
 mod machine;
+mod median;
+mod nodes;
 mod table;
 mod workload;
 
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Bench(args) => bench::run(&args),
         Command::Engines(args) => engines::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Nodes(args) => nodes::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         // Nobody may be left to read it.

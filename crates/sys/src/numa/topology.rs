@@ -17,7 +17,7 @@ use crate::abi::to_usize;
 use crate::limits;
 use crate::text::{self, TextError};
 
-pub use cache::last_level_cache;
+pub use cache::cache_bytes;
 pub use kind::{DaxDevice, NodeKind, Origin};
 
 /// CPUs have numbers below this.

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::MAX_CPUS;
 use crate::text::{self, TextError};
 
-/// How many bytes the last-level caches of these CPUs have, each counted once, all together; `None`
-/// where the machine does not say.
+/// How many bytes the caches of these CPUs have, of all levels and each counted once, all together;
+/// `None` where the machine does not say. Caches for instructions only are left out.
 ///
 /// # Errors
 ///
@@ -16,25 +16,26 @@ use crate::text::{self, TextError};
 /// # References
 ///
 /// `Documentation/ABI/testing/sysfs-devices-system-cpu`.
-pub fn last_level_cache(cpus: &[usize]) -> Result<Option<u64>, TextError> {
-    last_level_cache_in(Path::new("/sys"), cpus)
+pub fn cache_bytes(cpus: &[usize]) -> Result<Option<u64>, TextError> {
+    cache_bytes_in(Path::new("/sys"), cpus)
 }
 
-pub(super) fn last_level_cache_in(root: &Path, cpus: &[usize]) -> Result<Option<u64>, TextError> {
+pub(super) fn cache_bytes_in(root: &Path, cpus: &[usize]) -> Result<Option<u64>, TextError> {
     let mut found = BTreeSet::new();
     for cpu in cpus {
         let folder = root.join(format!("devices/system/cpu/cpu{cpu}/cache"));
-        let mut last = None;
         for number in super::numbered(&folder, "index")? {
             let index = folder.join(format!("index{number}"));
+            if text::read(index.join("type"))?.trim() == "Instruction" {
+                continue;
+            }
             let level = text::read_number(index.join("level"))?;
             let shared = text::read_list(index.join("shared_cpu_list"), MAX_CPUS)?;
-            let first = shared.first().copied();
+            // A machine may show a cache and not its size.
             if let Some(bytes) = text::if_there(size(&index.join("size")))? {
-                last = last.max(Some((level, first, bytes)));
+                found.insert((level, shared.first().copied(), bytes));
             }
         }
-        found.extend(last);
     }
     let bytes = found.iter().map(|&(.., bytes)| bytes);
     Ok((!found.is_empty()).then(|| bytes.fold(0, u64::saturating_add)))

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
 
-use super::cache::last_level_cache_in;
+use super::cache::cache_bytes_in;
 use super::*;
 
 struct Tree(TempDir);
@@ -309,23 +309,30 @@ fn what_must_be_there_and_is_not_is_an_error() {
 }
 
 #[test]
-fn last_level_caches_are_counted_once() {
+fn caches_are_counted_once() {
     let tree = Tree::new();
     for (cpu, shared) in [(0, "0-1"), (1, "0-1"), (2, "2")] {
-        let at = format!("devices/system/cpu/cpu{cpu}/cache");
-        for (index, level, size) in [("index0", "1", "32K"), ("index3", "3", "1024K")] {
-            tree.write(&format!("{at}/{index}/level"), level)
-                .write(&format!("{at}/{index}/size"), size)
-                .write(&format!("{at}/{index}/shared_cpu_list"), shared);
+        let own = cpu.to_string();
+        for (index, level, kind, size, shared) in [
+            (0, "1", "Data", "32K", &*own),
+            (1, "1", "Instruction", "64K", &*own),
+            (3, "3", "Unified", "1024K", shared),
+        ] {
+            let at = format!("devices/system/cpu/cpu{cpu}/cache/index{index}");
+            tree.write(&format!("{at}/level"), level)
+                .write(&format!("{at}/type"), kind)
+                .write(&format!("{at}/size"), size)
+                .write(&format!("{at}/shared_cpu_list"), shared);
         }
-        tree.write(&format!("{at}/uevent"), "");
+        tree.write(&format!("devices/system/cpu/cpu{cpu}/cache/uevent"), "");
     }
-    let size = |cpus: &[usize]| last_level_cache_in(tree.0.path(), cpus);
-    assert_eq!(size(&[0, 1]).unwrap(), Some(1 << 20));
-    assert_eq!(size(&[0, 1, 2]).unwrap(), Some(2 << 20));
-    assert_eq!(size(&[9]).unwrap(), None);
+    let kib = |cpus: &[usize]| Some(cache_bytes_in(tree.0.path(), cpus).unwrap()? >> 10);
+    assert_eq!(kib(&[0, 1]), Some(1024 + 64));
+    assert_eq!(kib(&[0, 1, 2]), Some(2048 + 96));
+    assert_eq!(kib(&[9]), None);
     tree.write("devices/system/cpu/cpu0/cache/index3/size", "many");
-    assert!(size(&[0]).unwrap_err().to_string().contains("a size in K"));
+    let refused = cache_bytes_in(tree.0.path(), &[0]).unwrap_err().to_string();
+    assert!(refused.contains("a size in K"), "{refused}");
 }
 
 #[test]
