@@ -1,6 +1,7 @@
 //! How fast a node's memory is, from the CPUs nearest to it.
 
 use std::hint::black_box;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
@@ -67,7 +68,8 @@ pub(super) fn node(
     let done_before = context.progress.position();
     // A thread of its own, since it stays on one CPU.
     let measured = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| measure(topology, node, context));
+        let thread = Builder::new().spawn_scoped(scope, || measure(topology, node, context));
+        let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
         let joined = thread.join();
         joined.unwrap_or_else(|_| Err("the thread that measures panicked".to_owned()))
     });

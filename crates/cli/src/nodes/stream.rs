@@ -1,7 +1,8 @@
 //! Threads that read or copy memory from end to end, all at once.
 
 use std::hint::black_box;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -10,6 +11,11 @@ use crate::context::Context;
 
 /// Words between two looks at the clock: 1 MiB.
 const CHUNK: usize = 1 << 17;
+
+/// What the threads wait for, so that they begin together.
+const CLOSED: u8 = 0;
+const OPEN: u8 = 1;
+const GIVEN_UP: u8 = 2;
 
 /// What the threads do with their memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,18 +51,28 @@ pub(super) fn rate(
     time: Duration,
     context: &Context,
 ) -> Result<f64, String> {
-    let start = Barrier::new(parts.len());
+    let gate = AtomicU8::new(CLOSED);
     std::thread::scope(|scope| {
-        let threads = parts.iter_mut().map(|part| {
-            let start = &start;
-            scope.spawn(move || {
+        let mut threads = Vec::with_capacity(parts.len());
+        for part in parts {
+            let gate = &gate;
+            let thread = Builder::new().spawn_scoped(scope, move || {
                 let pinned = pin(part.cpu);
-                start.wait();
-                pinned.map(|()| part.work(work, time, context))
-            })
-        });
-        // All of them begin before one is waited for.
-        let threads = threads.collect::<Vec<_>>();
+                while gate.load(Ordering::Relaxed) == CLOSED {
+                    std::thread::yield_now();
+                }
+                match gate.load(Ordering::Relaxed) {
+                    OPEN => pinned.map(|()| part.work(work, time, context)),
+                    _ => Ok(0.0),
+                }
+            });
+            threads.push(thread.map_err(|error| {
+                // Those that have been started must not wait for ever.
+                gate.store(GIVEN_UP, Ordering::Relaxed);
+                format!("cannot start a thread: {error}")
+            })?);
+        }
+        gate.store(OPEN, Ordering::Relaxed);
         let mut sum = 0.0;
         for thread in threads {
             sum += thread
