@@ -30,10 +30,34 @@ pub(crate) enum Command {
     /// Moves the memory of running processes from NUMA nodes to others
     #[command(after_help = MOVE_EXIT)]
     Move(Move),
+    /// A process with memory that it uses and checks all the while, to be moved
+    #[command(hide = true)]
+    Herd(Herd),
+    /// Shows the nodes of the machine and its memory tiers: how large, how far and how fast
+    Nodes(Nodes),
 }
 
 const MOVE_EXIT: &str = "Exit status: 0 everything is where it was to go; 3 some of it stayed, and the \
     table says why; 2 it was refused, nothing was done; 1 something failed.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Herd {
+    /// How much memory
+    #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
+    pub(crate) bytes: NonZeroU64,
+    /// Where it is at first
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: u32,
+    /// Where every second page of it is
+    #[arg(long, value_name = "NODE")]
+    pub(crate) second: Option<u32>,
+    /// Size of its pages
+    #[arg(long, value_name = "4k|2m", value_parser = page_size, default_value = "4k")]
+    pub(crate) page_size: PageSize,
+    /// Threads that use it
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
+    pub(crate) threads: NonZeroUsize,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Map {
@@ -167,6 +191,17 @@ pub(crate) struct Bench {
 #[derive(Debug, Args)]
 pub(crate) struct Engines {
     /// Writes the list as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// Measures the latency and the bandwidth of each node, in a few seconds a node and up to a
+    /// quarter of its free memory
+    #[arg(long)]
+    pub(crate) measure: bool,
+    /// Writes the nodes as JSON to FILE, or to standard output and nothing else there
     #[arg(long, value_name = "FILE|-")]
     pub(crate) json: Option<PathBuf>,
 }

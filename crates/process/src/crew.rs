@@ -15,6 +15,7 @@ use crate::account::Account;
 use crate::backoff::BackOff;
 use crate::bring::{Check, Kernel, bring};
 use crate::exchange::Exchange;
+use crate::near::stay_near;
 use crate::pace::{Pace, Throttle};
 use crate::plan::{Plan, WINDOW, windows};
 use crate::progress::Progress;
@@ -124,16 +125,21 @@ impl<'r> Crew<'r> {
         let threads = locked(&self.queue).len().min(self.request.threads.get());
         let work = |index| Worker::new(&self, index).run();
         let mut all = std::thread::scope(|scope| {
-            // The first works here: where no thread can be had, it works alone.
-            let others = (1..threads).filter_map(|index| {
+            // They are tied to CPUs, which the caller need not be.
+            let others = (0..threads).filter_map(|index| {
                 let name = format!("transhume-{index}");
                 let thread = std::thread::Builder::new().name(name);
                 thread.spawn_scoped(scope, move || work(index)).ok()
             });
             let others = others.collect::<Vec<_>>();
-            let mut all = vec![work(0)];
-            all.extend(others.into_iter().filter_map(|other| other.join().ok()));
-            all
+            if others.is_empty() {
+                // Where no thread can be had, the caller does it.
+                return vec![work(0)];
+            }
+            others
+                .into_iter()
+                .filter_map(|other| other.join().ok())
+                .collect()
         });
         self.progress.set_workers(0);
         let mut done = Done {
@@ -233,6 +239,9 @@ impl<'c, 'r> Worker<'c, 'r> {
     }
 
     fn run(mut self) -> Self {
+        if let Some(node) = self.crew.request.to.nodes().next() {
+            stay_near(node);
+        }
         let counter = ShootdownCounter::open_for_this_thread().ok();
         while !self.crew.is_over() {
             // One that has windows to finish is not sent home.

@@ -6,7 +6,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use transhume_engine::Folio;
-use transhume_sys::numa::{self, Shared};
+use transhume_sys::numa::Shared;
+use transhume_sys::numa::topology::memory_size;
 use transhume_sys::pagemap::{Frames, PageEntry};
 
 use crate::account::{Account, Amount};
@@ -68,7 +69,7 @@ impl<'r> Exchange<'r> {
     /// Moves as much away from a node as it lacks to take so many bytes, if there is as much. What it
     /// lacks in the end, the call that wants it is told.
     pub(crate) fn make_room(&mut self, node: u32, bytes: u64, progress: &Progress) {
-        let Ok(memory) = numa::node_memory(node) else {
+        let Ok(memory) = memory_size(node) else {
             return;
         };
         let mut lacks = (bytes + memory.total / RESERVE).saturating_sub(memory.free);
@@ -150,7 +151,7 @@ impl<'r> Exchange<'r> {
 
     /// The node that memory comes from with the most free memory.
     fn roomiest(&self) -> Option<u32> {
-        let free = |node: &u32| numa::node_memory(*node).map_or(0, |memory| memory.free);
+        let free = |node: &u32| memory_size(*node).map_or(0, |memory| memory.free);
         self.request.from.iter().copied().max_by_key(free)
     }
 

@@ -43,6 +43,7 @@ mod bring;
 mod crew;
 mod exchange;
 mod mapping;
+mod near;
 mod pace;
 mod plan;
 mod progress;

@@ -2,7 +2,9 @@
 //!
 //! Everything here changes where memory is and not what it contains, so it is safe.
 
+mod memory;
 mod policy;
+pub mod topology;
 
 use std::fmt;
 
@@ -13,6 +15,7 @@ use crate::abi::answer;
 use crate::text::{self, TextError};
 use crate::{Call, CallError, hook};
 
+pub use memory::{NodeMemory, NodePages};
 pub use policy::{
     BindFlags, MAX_NODES, Policy, PolicyKind, PolicyReport, ThreadPolicy, bind, mbind, node_at,
     policy_at,
@@ -256,39 +259,6 @@ pub fn nodes_with_memory() -> Result<Vec<u32>, TextError> {
 /// `Documentation/ABI/stable/sysfs-devices-node`.
 pub fn nodes_with_cpus() -> Result<Vec<u32>, TextError> {
     node_list("/sys/devices/system/node/has_cpu")
-}
-
-/// The memory of a node, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemorySize {
-    /// All of it.
-    pub total: u64,
-    /// What nobody uses.
-    pub free: u64,
-}
-
-/// The memory of a node, now.
-///
-/// # Errors
-///
-/// [`TextError`] where there is no such node.
-///
-/// # References
-///
-/// `Documentation/ABI/stable/sysfs-devices-node`.
-pub fn node_memory(node: u32) -> Result<MemorySize, TextError> {
-    let path = format!("/sys/devices/system/node/node{node}/meminfo");
-    let text = text::read(&path)?;
-    // Each line begins with `Node 0 `.
-    let bytes = |name| {
-        let mut lines = text.lines();
-        let value = lines.find_map(|line| text::kib_field(line.splitn(3, ' ').nth(2)?, name));
-        value.ok_or_else(|| TextError::unexpected(&path, "how much memory there is"))
-    };
-    Ok(MemorySize {
-        total: bytes("MemTotal")?,
-        free: bytes("MemFree")?,
-    })
 }
 
 fn node_list(path: &str) -> Result<Vec<u32>, TextError> {

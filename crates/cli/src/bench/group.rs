@@ -8,11 +8,12 @@ use transhume_copy::RawArea;
 use transhume_region::{BuildError, Mechanism, Options, PageSize, Pages, Region, Tier};
 use transhume_sys::shootdown::{Counter, InterruptCounter};
 
-use super::Context;
 use super::cell::{Cell, Group};
 use super::row::{Row, Stalls};
 use crate::args::{Backing, Bench};
+use crate::context::Context;
 use crate::error::CliError;
+use crate::median::median;
 use crate::workload::{self, Seen, Workload};
 
 /// What a group gave.
@@ -421,13 +422,6 @@ fn row(
     }
 }
 
-/// The middle one; of an even number the higher of the two.
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures = figures.collect::<Vec<_>>();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(0.0)
-}
-
 /// Which CPUs the migrator and the application run on: different ones where there are several.
 struct Cpus {
     all: Option<CpuSet>,
@@ -470,16 +464,5 @@ impl Cpus {
         if let Some(all) = &self.all {
             let _ = sched_setaffinity(None, all);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < f64::EPSILON);
-        assert!(median(std::iter::empty()).abs() < f64::EPSILON);
     }
 }

@@ -8,13 +8,11 @@ mod show;
 mod summary;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::Bench;
+use crate::context::Context;
 use crate::error::CliError;
 use crate::json::Sink;
 use crate::machine::Machine;
@@ -30,40 +28,12 @@ struct Document<'d> {
     results: &'d [Row],
 }
 
-/// What all groups share.
-pub(crate) struct Context {
-    pub(crate) progress: ProgressBar,
-    interrupted: Arc<AtomicBool>,
-}
-
-impl Context {
-    pub(crate) fn check(&self) -> Result<(), CliError> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            Err(CliError::Interrupted)
-        } else {
-            Ok(())
-        }
-    }
-}
-
 pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
     let sink = args.json.as_deref().map(Sink::open).transpose()?;
     let quiet = sink.as_ref().is_some_and(Sink::is_stdout);
     let plan = plan::make(args)?;
     let machine = Machine::here();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
-
-    // It shows itself only where standard error is a terminal.
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left: {wide_msg}");
-    let progress = ProgressBar::new(plan.iter().map(|group| group.runs(args.runs)).sum());
-    progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let context = Context {
-        progress,
-        interrupted,
-    };
+    let context = Context::start(plan.iter().map(|group| group.runs(args.runs)).sum())?;
 
     let mut rows = Vec::new();
     let mut notices: Vec<String> = Vec::new();
