@@ -176,6 +176,6 @@ mod tests {
         let absent = NodeMemory::reserve(1023, HUGE_PAGE, NodePages::Base).unwrap_err();
         assert_eq!(absent.errno, Errno::INVAL);
         assert!(NodeMemory::reserve(nodes[0], 0, NodePages::Base).is_err());
-        assert!(NodeMemory::reserve(nodes[0], usize::MAX).is_err());
+        assert!(NodeMemory::reserve(nodes[0], usize::MAX, NodePages::Base).is_err());
     }
 }
