@@ -1,18 +1,16 @@
 # Statically linked binaries of the project. Sourced by `run`; uses $tests, $root and $cache, fills $binaries.
 # shellcheck shell=bash disable=SC2154
 
-# Builds the binaries of all tests, or a single one.
-build() { # tests | NAME
+# Builds the tests with what they run, all programs, or a single one.
+build() { # tests | all | NAME
     local package test rest words=() messages=$cache/cargo.json
     for rest in "${tests[@]}"; do
         read -r package test rest <<< "$rest"
-        [ "$1" = tests ] || [ "$1" = "$test" ] || continue
+        [[ $1 = tests || $1 = all || $1 = "$test" ]] || continue
         words+=(-p "$package" --test "$test")
     done
     # Alone, transhume is built without what only tests switch on.
-    if [ "$1" = transhume ]; then
-        words=(-p transhume --bin transhume)
-    elif [ "$1" = two_nodes ] || [[ ${words[*]} = *two_nodes* ]]; then
+    if [[ $1 = transhume || $1 = all || ${words[*]} = *two_nodes* ]]; then
         words+=(-p transhume --bin transhume)
     fi
     (
@@ -22,7 +20,11 @@ build() { # tests | NAME
             --target-dir "$cache/build" "${words[@]}" --message-format=json-render-diagnostics
     ) > "$messages" || die "the build failed" 1
     mapfile -t binaries < <(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$messages")
-    [ ${#binaries[@]} -gt 0 ] || die "there is no '$1' to build" 2
+}
+
+# Whether a name is that of a program of the project.
+is_ours() { # NAME
+    [ "$1" = transhume ] || printf '%s\n' "${tests[@]}" | cut -d ' ' -f 2 | grep -xF -- "$1" >/dev/null
 }
 
 # Whether a program is linked to shared libraries.

@@ -5,7 +5,7 @@
 make_initramfs() { # FILE BINARY...
     local file=$1 into=$1.root busybox binary test words
     shift
-    mkdir -p "$into"/{bin,dev,etc,proc,sys,tmp}
+    mkdir -p "$into"/{bin,dev,etc,proc,programs,sys,tmp}
     busybox=$(find "$cache/tools" -path '*bin/busybox')
     "$busybox" --list | while read -r words; do
         ln -sf busybox "$into/bin/$words"
@@ -19,9 +19,8 @@ make_initramfs() { # FILE BINARY...
         # Cargo puts a hash behind the names of tests.
         words=$(basename "$binary")
         [ "${binary#"$cache/build/"}" = "$binary" ] || words=${words%-[0-9a-f]*}
-        rm -f "$into/bin/$words"
-        cp "$binary" "$into/bin/$words"
-        chmod 755 "$into/bin/$words"
+        cp "$binary" "$into/programs/$words"
+        chmod 755 "$into/programs/$words"
     done
     if [ ${#program[@]} -gt 0 ]; then
         echo "${program[@]@Q}" > "$into/program"
@@ -37,12 +36,15 @@ make_initramfs() { # FILE BINARY...
 # Boots a kernel. What the guest's programs write is shown and kept in FILES.output, what its kernel writes in
 # FILES.console. Returns the status that the guest says, 124 at the limit, 125 if it says none.
 boot() { # IMAGE INITRAMFS FILES
-    local libraries speed status=0 said
+    local libraries speed options= status=0 said
     # Node 1 is to node 0 as memory behind a cable: of distance 21, with nearly three times the latency and a sixth of
     # the bandwidth, so the kernel takes it for a lower tier.
     local near=hierarchy=memory,initiator=0,target=0 far=hierarchy=memory,initiator=0,target=1
     if [ -n "$icount" ]; then
-        speed=(-accel "tcg,thread=single,tb-size=512" -icount "shift=0,sleep=off")
+        # Counts repeat only if nothing comes from outside: no clock, no random numbers.
+        speed=(-accel "tcg,thread=single,tb-size=512" -icount "shift=0,sleep=off"
+            -rtc "clock=vm,base=2026-01-01" -seed 1)
+        options="nokaslr norandmaps"
     else
         speed=(-accel "tcg,thread=multi,tb-size=512")
     fi
@@ -59,13 +61,14 @@ boot() { # IMAGE INITRAMFS FILES
         -numa "hmat-lb,$far,data-type=access-bandwidth,bandwidth=30G" \
         -nodefaults -no-user-config -display none -no-reboot \
         -serial stdio -serial "file:$3.console" -kernel "$1" -initrd "$2" \
-        -append "console=ttyS1 panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check numa_balancing=disable" \
+        -append "console=ttyS1 panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check numa_balancing=disable $options" \
         < /dev/null 2> "$3.errors" | tee "$3.output" || status=${PIPESTATUS[0]}
     # A kernel that complains may still do.
     grep -aE 'BUG:|WARNING:|Oops|Kernel panic' "$3.console" >&2 || true
     said=$(sed -nE 's/^two-node: status ([0-9]+)\r?$/\1/p' "$3.console" 2>/dev/null | tail -1)
     [ -z "$said" ] || return "$said"
-    tail -n 20 "$3.console" "$3.errors" >&2 || true
+    cat "$3.errors" >&2
+    tail -n 25 "$3.console" >&2 || true
     if [ "$status" = 124 ]; then
         echo "two-node: not done after $limit s" >&2
         return 124
