@@ -1,0 +1,78 @@
+# The machine with two nodes. Sourced by `run`; uses $here, $cache, $tests, $program, $icount and $limit.
+# shellcheck shell=bash disable=SC2154
+
+# All that the guest has: busybox, the binaries, and what to run.
+make_initramfs() { # FILE BINARY...
+    local file=$1 into=$1.root busybox binary test words
+    shift
+    mkdir -p "$into"/{bin,dev,etc,proc,programs,sys,tmp}
+    busybox=$(find "$cache/tools" -path '*bin/busybox')
+    "$busybox" --list | while read -r words; do
+        ln -sf busybox "$into/bin/$words"
+    done
+    cp --remove-destination "$busybox" "$into/bin/busybox"
+    ln -sf bin "$into/sbin"
+    cp "$here/guest-init" "$into/init"
+    printf '%s\n' root:x:0:0:root:/:/bin/sh nobody:x:65534:65534:nobody:/:/bin/sh > "$into/etc/passwd"
+    printf '%s\n' root:x:0: nogroup:x:65534: > "$into/etc/group"
+    for binary in "$@"; do
+        # Cargo puts a hash behind the names of tests.
+        words=$(basename "$binary")
+        [ "${binary#"$cache/build/"}" = "$binary" ] || words=${words%-[0-9a-f]*}
+        cp "$binary" "$into/programs/$words"
+        chmod 755 "$into/programs/$words"
+    done
+    if [ ${#program[@]} -gt 0 ]; then
+        echo "${program[@]@Q}" > "$into/program"
+    else
+        for test in "${tests[@]}"; do
+            echo "${test#* }"
+        done > "$into/tests"
+    fi
+    (cd "$into" && find . | "$busybox" cpio -o -H newc) > "$file" 2>/dev/null
+    [ -n "$keep" ] || rm -rf "$into"
+}
+
+# Boots a kernel. What the guest's programs write is shown and kept in FILES.output, what its kernel writes in
+# FILES.console. Returns the status that the guest says, 124 at the limit, 125 if it says none.
+boot() { # IMAGE INITRAMFS FILES
+    local libraries speed options= status=0 said
+    # Node 1 is to node 0 as memory behind a cable: of distance 21, with nearly three times the latency and a sixth of
+    # the bandwidth, so the kernel takes it for a lower tier.
+    local near=hierarchy=memory,initiator=0,target=0 far=hierarchy=memory,initiator=0,target=1
+    if [ -n "$icount" ]; then
+        # Counts repeat only if nothing comes from outside: no clock, no random numbers.
+        speed=(-accel "tcg,thread=single,tb-size=512" -icount "shift=0,sleep=off"
+            -rtc "clock=vm,base=2026-01-01" -seed 1)
+        options="nokaslr norandmaps"
+    else
+        speed=(-accel "tcg,thread=multi,tb-size=512")
+    fi
+    libraries=$cache/tools/usr/lib/x86_64-linux-gnu:$cache/tools/lib/x86_64-linux-gnu
+    PATH=$PATH:$cache/tools/usr/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
+        timeout "$limit" qemu-system-x86_64 "${speed[@]}" -cpu max,la57=off -machine q35,hmat=on,usb=off \
+        -m 2560M -smp 2 \
+        -object memory-backend-ram,id=near,size=1536M -object memory-backend-ram,id=far,size=1G \
+        -numa node,nodeid=0,memdev=near,cpus=0-1,initiator=0 -numa node,nodeid=1,memdev=far,initiator=0 \
+        -numa dist,src=0,dst=1,val=21 \
+        -numa "hmat-lb,$near,data-type=access-latency,latency=90" \
+        -numa "hmat-lb,$near,data-type=access-bandwidth,bandwidth=200G" \
+        -numa "hmat-lb,$far,data-type=access-latency,latency=250" \
+        -numa "hmat-lb,$far,data-type=access-bandwidth,bandwidth=30G" \
+        -nodefaults -no-user-config -display none -no-reboot \
+        -serial stdio -serial "file:$3.console" -kernel "$1" -initrd "$2" \
+        -append "console=ttyS1 panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check numa_balancing=disable $options" \
+        < /dev/null 2> "$3.errors" | tee "$3.output" || status=${PIPESTATUS[0]}
+    # A kernel that complains may still do.
+    grep -aE 'BUG:|WARNING:|Oops|Kernel panic' "$3.console" >&2 || true
+    said=$(sed -nE 's/^two-node: status ([0-9]+)\r?$/\1/p' "$3.console" 2>/dev/null | tail -1)
+    [ -z "$said" ] || return "$said"
+    cat "$3.errors" >&2
+    tail -n 25 "$3.console" >&2 || true
+    if [ "$status" = 124 ]; then
+        echo "two-node: not done after $limit s" >&2
+        return 124
+    fi
+    echo "two-node: the guest broke down" >&2
+    return 125
+}
