@@ -57,6 +57,12 @@ pub(crate) struct Herd {
     /// Threads that use it
     #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
     pub(crate) threads: NonZeroUsize,
+    /// More memory, that is filled and not used
+    #[arg(long, value_name = "BYTES", value_parser = bandwidth, requires = "beside_node")]
+    pub(crate) beside: Option<NonZeroU64>,
+    /// Where that is
+    #[arg(long, value_name = "NODE")]
+    pub(crate) beside_node: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 //! word and says what was wrong in all.
 
 use std::io::{self, BufRead};
+use std::num::NonZeroU64;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -60,15 +61,22 @@ pub(crate) struct End {
 
 pub(crate) fn run(args: &Herd) -> Result<(), CliError> {
     let failed = |what: &str, error: String| CliError::Failed(format!("cannot {what}: {error}"));
-    let bytes =
-        usize::try_from(args.bytes.get()).map_err(|error| CliError::Refused(error.to_string()))?;
     let pages = match args.page_size {
         PageSize::Base => NodePages::Base,
         PageSize::Huge => NodePages::Huge,
     };
-    let memory = NodeMemory::reserve(args.node, bytes, pages)
-        .map_err(|error| failed("have memory", error.to_string()))?;
-    workload::fill(memory.shared_words());
+    let memory = |node, bytes: NonZeroU64| {
+        let bytes = usize::try_from(bytes.get()).unwrap_or(usize::MAX);
+        let memory = NodeMemory::reserve(node, bytes, pages)
+            .map_err(|error| failed("have memory", error.to_string()))?;
+        workload::fill(memory.shared_words());
+        Ok::<_, CliError>(memory)
+    };
+    let beside = args.beside_node.zip(args.beside);
+    let beside = beside
+        .map(|(node, bytes)| memory(node, bytes))
+        .transpose()?;
+    let memory = memory(args.node, args.bytes)?;
     if let Some(second) = args.second {
         put_every_second(memory.range(), args.page_size.bytes(), second);
     }
@@ -87,7 +95,8 @@ pub(crate) fn run(args: &Herd) -> Result<(), CliError> {
         let wrong = workers.into_iter().map(|worker| worker.join().unwrap_or(1));
         answered.map(|errors| errors + seen + wrong.sum::<u64>())
     })?;
-    let errors = errors + workload::sweep(memory.shared_words());
+    let beside = beside.map_or(0, |beside| workload::sweep(beside.shared_words()));
+    let errors = errors + beside + workload::sweep(memory.shared_words());
     say(&End { errors })?;
     if errors > 0 {
         return Err(CliError::Failed(format!("{errors} words were wrong")));

@@ -65,6 +65,16 @@ impl Kernel {
         }
     }
 
+    /// How long a call takes that moves nothing: it empties the LRU caches of all CPUs all the same,
+    /// while no page is cut off.
+    pub(crate) fn time_without_pages(&mut self, node: u32) -> Duration {
+        let mut said = [PageStatus::UNKNOWN];
+        let began = Instant::now();
+        // Nobody has a page at address zero, which is the answer.
+        let _ = numa::move_pages(self.process, &[0], &[node], &mut said, self.shared);
+        began.elapsed()
+    }
+
     /// The longest call since this was asked last.
     pub(crate) fn take_longest(&mut self) -> Duration {
         std::mem::take(&mut self.longest)

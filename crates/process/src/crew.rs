@@ -340,7 +340,11 @@ impl<'c, 'r> Worker<'c, 'r> {
             .collect::<Vec<_>>();
         let answers = bring(&mut self.kernel, &pages, node, Check::Doubtful);
         let took = self.kernel.take_longest();
-        self.pace.observe(bytes / crate::BASE_PAGE as u64, took);
+        let kernel = &mut self.kernel;
+        self.pace
+            .observe(bytes / crate::BASE_PAGE as u64, took, || {
+                kernel.time_without_pages(node)
+            });
         self.account.longest_call = self.account.longest_call.max(took);
         let before = self.account.moved;
         for (&folio, answer) in folios.iter().zip(answers) {

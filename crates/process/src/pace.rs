@@ -16,11 +16,18 @@ pub const SLICE_PAGES: u64 = 8192;
 /// How long a slice may take of the bandwidth that is allowed.
 const BURST: Duration = Duration::from_millis(50);
 
+/// Once in so many calls the cost of a call without pages is measured.
+const MEASURE: u32 = 32;
+
 /// One worker's slices: closed-loop, by how long the calls before took.
 #[derive(Debug)]
 pub(crate) struct Pace {
     governor: StallGovernor,
     most: u64,
+    limited: bool,
+    /// What a call takes before any page is cut off, lately.
+    before: Duration,
+    calls: u32,
 }
 
 impl Pace {
@@ -48,6 +55,9 @@ impl Pace {
                 max_stall,
             }),
             most: bandwidth.map_or(u64::MAX, burst),
+            limited: max_stall.is_some(),
+            before: Duration::ZERO,
+            calls: 0,
         }
     }
 
@@ -56,9 +66,30 @@ impl Pace {
         self.governor.base_pages().min(self.most)
     }
 
-    /// Learns from a call.
-    pub(crate) fn observe(&mut self, base_pages: u64, took: Duration) {
-        self.governor.observe(base_pages, took);
+    /// Learns from a call, by how long pages were cut off. `without_pages` measures a call that moves
+    /// nothing.
+    pub(crate) fn observe(
+        &mut self,
+        base_pages: u64,
+        took: Duration,
+        without_pages: impl FnOnce() -> Duration,
+    ) {
+        if !self.limited {
+            return;
+        }
+        if self.calls.is_multiple_of(MEASURE) {
+            let now = without_pages();
+            // One that was held up says nothing of the others.
+            self.before = if self.calls == 0 {
+                now
+            } else {
+                (self.before + now) / 2
+            }
+            .min(now);
+        }
+        self.calls = self.calls.wrapping_add(1);
+        self.governor
+            .observe(base_pages, took.saturating_sub(self.before));
     }
 }
 

@@ -1,0 +1,149 @@
+//! What moves, and that nothing else does.
+
+use crate::Case;
+use crate::herd::{Herd, MIB};
+use crate::program::{moves, transhume};
+
+pub(crate) const CASES: &[Case] = &[
+    ("moves::there_and_back", there_and_back),
+    ("moves::all_of_a_process", all_of_a_process),
+    (
+        "moves::huge_pages_by_their_heads",
+        huge_pages_by_their_heads,
+    ),
+    (
+        "moves::pages_that_are_there_cost_nothing",
+        pages_that_are_there_cost_nothing,
+    ),
+    ("moves::a_part", a_part),
+    ("moves::a_part_of_huge_pages", a_part_of_huge_pages),
+    ("moves::several_processes", several_processes),
+    ("moves::a_dry_run_moves_nothing", a_dry_run_moves_nothing),
+    ("moves::nothing_to_move", nothing_to_move),
+];
+
+/// Tidings of a herd at work on several threads, moved by several threads.
+fn there_and_back() {
+    let mut herd = Herd::new(64, &["--threads", "2"]);
+    let range = herd.range();
+    for round in 0..4 {
+        let (from, to) = (round % 2, (round + 1) % 2);
+        let threads = (1 + round / 2).to_string();
+        let report = moves(
+            herd.pid(),
+            from,
+            to,
+            &["--only", &range, "--threads", &threads],
+        );
+        assert_eq!(report.code, 0, "{report:?}");
+        assert_eq!(report.moved(), 64 * MIB, "{report:?}");
+        assert_eq!(report.only()["moved"]["pages"], 16384);
+        assert_eq!(herd.on_node(to).0, 64 * MIB);
+        herd.is_well();
+    }
+    herd.end();
+}
+
+/// Its program and libraries too, which this test's own processes share.
+fn all_of_a_process() {
+    let herd = Herd::new(16, &[]);
+    let report = moves(herd.pid(), 0, 1, &["--include-shared"]);
+    assert_eq!(report.code, 0, "{report:?}");
+    assert!(report.moved() > 16 * MIB);
+    assert_eq!(report.only()["left_bytes"], 0);
+    let report = moves(herd.pid(), 1, 0, &["--include-shared"]);
+    assert_eq!(report.code, 0, "{report:?}");
+    herd.end();
+}
+
+fn huge_pages_by_their_heads() {
+    let herd = Herd::new(64, &["--page-size", "2m"]);
+    assert_eq!(herd.huge_bytes(), 64 * MIB, "no huge pages");
+    let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
+    assert_eq!(report.code, 0, "{report:?}");
+    assert_eq!(report.moved(), 64 * MIB);
+    assert_eq!(report.only()["moved"]["pages"], 32);
+    assert_eq!(report.only()["retries"], 0);
+    assert_eq!(herd.on_node(1), (64 * MIB, 64 * MIB), "they are huge still");
+    herd.end();
+}
+
+/// Each would close a batch of the kernel's, and be a shootdown of its own.
+fn pages_that_are_there_cost_nothing() {
+    let herd = Herd::new(32, &["--second", "1"]);
+    assert_eq!(herd.on_node(1).0, 16 * MIB);
+    let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
+    assert_eq!(report.code, 0, "{report:?}");
+    assert_eq!(report.moved(), 16 * MIB);
+    assert_eq!(report.only()["already_there"]["bytes"], 16 * MIB);
+    let calls = report.only()["calls"].as_u64().unwrap();
+    assert!(calls <= 32, "{report:?}");
+    herd.end();
+}
+
+fn a_part() {
+    let herd = Herd::new(16, &[]);
+    let parts = format!("{},{}", herd.part(2, 5), herd.part(8, 9));
+    let report = moves(herd.pid(), 0, 1, &["--only", &parts]);
+    assert_eq!(report.code, 0, "{report:?}");
+    assert_eq!(report.moved(), 4 * MIB);
+    assert_eq!(report.only()["planned_bytes"], 4 * MIB);
+    assert_eq!(herd.on_node(1).0, 4 * MIB);
+    // Of what is mixed now, the rest.
+    let report = moves(herd.pid(), 0, 1, &["--only", "anon"]);
+    assert_eq!(report.code, 0, "{report:?}");
+    assert_eq!(herd.on_node(1).0, 16 * MIB);
+    assert_eq!(moves(herd.pid(), 1, 0, &["--only", "heap"]).code, 0);
+    assert_eq!(moves(herd.pid(), 1, 0, &["--only", "stack"]).code, 0);
+    assert_eq!(herd.on_node(1).0, 16 * MIB);
+    herd.end();
+}
+
+/// A huge page goes as a whole or not at all.
+fn a_part_of_huge_pages() {
+    let herd = Herd::new(16, &["--page-size", "2m"]);
+    let report = moves(herd.pid(), 0, 1, &["--only", &herd.part(3, 4)]);
+    assert_eq!(report.code, 0, "{report:?}");
+    assert_eq!(herd.on_node(1), (2 * MIB, 16 * MIB));
+    herd.end();
+}
+
+fn several_processes() {
+    let herds = [Herd::new(8, &[]), Herd::new(8, &[])];
+    let pids = format!("{},{}", herds[0].pid(), herds[1].pid());
+    let output = transhume()
+        .args(["move", "--from", "all", "--to", "1", "--only", "anon"])
+        .args(["--pid", &pids, "--json", "-"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for herd in herds {
+        assert_eq!(herd.on_node(1).0, 8 * MIB);
+        herd.end();
+    }
+}
+
+fn a_dry_run_moves_nothing() {
+    let herd = Herd::new(8, &[]);
+    let output = transhume()
+        .args(["move", "--from", "0", "--to", "1", "--dry-run", "--explain"])
+        .args(["--pid", &herd.pid().to_string(), "--only", &herd.range()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && text.contains("8.00 MiB to move from node 0 to node 1"),
+        "{text}"
+    );
+    assert!(text.contains("by their head only"), "{text}");
+    assert_eq!(herd.on_node(0).0, 8 * MIB);
+    herd.end();
+}
+
+fn nothing_to_move() {
+    let herd = Herd::new(8, &[]);
+    let report = moves(herd.pid(), 1, 0, &["--only", &herd.range()]);
+    assert_eq!((report.code, report.moved()), (0, 0));
+    assert_eq!(report.only()["calls"], 0);
+    herd.end();
+}
