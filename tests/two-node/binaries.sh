@@ -1,5 +1,5 @@
 # Statically linked binaries of the project. Sourced by `run`; uses $tests, $root and $cache, fills $binaries.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2034
 
 # Builds the tests with what they run, all programs, or a single one.
 build() { # tests | all | NAME
