@@ -368,6 +368,10 @@ impl<'c, 'r> Worker<'c, 'r> {
             why if why.is_transient() && self.pass < ASYNC_PASSES => {
                 self.again.push((folio, node, page_size));
             }
+            // By then there may be room.
+            Why::NoMemory if self.crew.exchange.is_some() && self.pass < ASYNC_PASSES => {
+                self.again.push((folio, node, page_size));
+            }
             why => {
                 if matches!(why, Why::NoMemory | Why::NotPermitted) {
                     let mut closed = locked(&self.crew.closed);

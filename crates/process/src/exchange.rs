@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use transhume_engine::Folio;
 use transhume_sys::numa::Shared;
-use transhume_sys::numa::topology::memory_size;
+use transhume_sys::numa::topology::{memory_size, watermark};
 use transhume_sys::pagemap::{Frames, PageEntry};
 
 use crate::account::{Account, Amount};
@@ -22,9 +22,6 @@ use crate::target::Target;
 
 /// How much of the address space is searched for cold memory at a time.
 const WINDOW: usize = 4 << 20;
-/// One part in so many of a node is left free for the kernel, which would else take memory away from
-/// others to make room for what moves there.
-const RESERVE: u64 = 64;
 
 /// What can make room, and what has.
 #[derive(Debug)]
@@ -69,10 +66,11 @@ impl<'r> Exchange<'r> {
     /// Moves as much away from a node as it lacks to take so many bytes, if there is as much. What it
     /// lacks in the end, the call that wants it is told.
     pub(crate) fn make_room(&mut self, node: u32, bytes: u64, progress: &Progress) {
-        let Ok(memory) = memory_size(node) else {
+        // Below its watermark the kernel refuses, or takes memory away from others.
+        let (Ok(memory), Ok(watermark)) = (memory_size(node), watermark(node)) else {
             return;
         };
-        let mut lacks = (bytes + memory.total / RESERVE).saturating_sub(memory.free);
+        let mut lacks = (bytes + watermark).saturating_sub(memory.free);
         while lacks > 0 && !progress.is_stopped() {
             let slice = self.next_slice(node, lacks.min(bytes));
             if slice.is_empty() {

@@ -140,7 +140,8 @@ mod tests {
         for _ in 0..100 {
             let pages = gentle.base_pages();
             assert!(pages <= 512);
-            gentle.observe(pages, Duration::from_micros(10 * pages));
+            let fixed = Duration::from_millis(5);
+            gentle.observe(pages, fixed + Duration::from_micros(10 * pages), || fixed);
         }
         let settled = gentle.base_pages();
         assert!(

@@ -1,6 +1,7 @@
 //! A destination without room.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::Case;
 use crate::herd::{Herd, MIB};
@@ -102,7 +103,14 @@ fn a_node_that_goes_offline() {
     let blocks = fs::read_dir("/sys/devices/system/node/node1").unwrap();
     let blocks = blocks.map(|entry| entry.unwrap().path().join("state"));
     let blocks = blocks.filter(|state| state.exists()).collect::<Vec<_>>();
-    let put = |state: &str| blocks.iter().all(|block| fs::write(block, state).is_ok());
+    let is = |block: &PathBuf, state: &str| fs::read_to_string(block).unwrap().trim() == state;
+    let put = |state: &str| {
+        for block in blocks.iter().filter(|block| !is(block, state)) {
+            // What cannot be moved away keeps its block online.
+            let _ = fs::write(block, state);
+        }
+        blocks.iter().all(|block| is(block, state))
+    };
     let herd = Herd::new(4, &[]);
     if put("offline") {
         let pid = herd.pid().to_string();

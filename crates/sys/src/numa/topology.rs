@@ -191,6 +191,37 @@ pub fn memory_size(node: u32) -> Result<MemorySize, TextError> {
     )
 }
 
+/// How much free memory of a node the kernel keeps for itself: with less it begins to take memory away
+/// from others (the watermarks `high` of its zones). In bytes.
+///
+/// # Errors
+///
+/// [`TextError`] without procfs, and for a node that is not there.
+///
+/// # References
+///
+/// proc_zoneinfo(5), `Documentation/admin-guide/sysctl/vm.rst`, `watermark_scale_factor`.
+pub fn watermark(node: u32) -> Result<u64, TextError> {
+    let path = "/proc/zoneinfo";
+    high_pages(&text::read(path)?, node)
+        .map(|pages| pages * crate::abi::to_u64(rustix::param::page_size()))
+        .ok_or_else(|| TextError::unexpected(path, "the watermarks of the node"))
+}
+
+/// The sum over the zones of a node. `None` if there is none.
+fn high_pages(zoneinfo: &str, node: u32) -> Option<u64> {
+    let wanted = format!("Node {node},");
+    let (mut here, mut sum) = (false, None);
+    for line in zoneinfo.lines() {
+        if line.starts_with("Node ") {
+            here = line.starts_with(&wanted);
+        } else if here && let Some(pages) = line.trim_start().strip_prefix("high ") {
+            *sum.get_or_insert(0) += pages.trim().parse::<u64>().ok()?;
+        }
+    }
+    sum
+}
+
 fn memory_size_at(at: &Path, number: u32) -> Result<MemorySize, TextError> {
     let path = at.join("meminfo");
     let meminfo = text::read(&path)?;

@@ -346,3 +346,13 @@ fn this_machine_can_be_read() {
         Err(error) => assert!(error.to_string().contains("node/online"), "{error}"),
     }
 }
+
+#[test]
+fn watermarks_are_those_of_the_nodes_zones() {
+    let zones = "Node 0, zone      DMA\n  pages free     3840\n        min      7\n        high     14\n\
+        \x20 pagesets\n    cpu: 0\n              high:  99\nNode 0, zone   Normal\n        high     100\n\
+        Node 1, zone   Normal\n        high     1000\n";
+    assert_eq!(super::high_pages(zones, 0), Some(114));
+    assert_eq!(super::high_pages(zones, 1), Some(1000));
+    assert_eq!(super::high_pages(zones, 2), None);
+}
