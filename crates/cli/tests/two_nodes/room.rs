@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use crate::Case;
 use crate::herd::{Herd, MIB};
-use crate::program::{moves, refused};
+use crate::program::{begin, ended, moves};
 
 pub(crate) const CASES: &[Case] = &[
     ("room::a_full_node", a_full_node),
     ("room::exchange", exchange),
-    ("room::a_node_that_goes_offline", a_node_that_goes_offline),
+    ("room::memory_that_goes_offline", memory_that_goes_offline),
 ];
 
 /// Takes memory of node 1 away, in huge pages, until so many MiB are free.
@@ -98,30 +98,36 @@ fn exchange() {
     herd.end();
 }
 
-/// Its memory is put offline, as far as the kernel does it; then it is no destination any more.
-fn a_node_that_goes_offline() {
-    let blocks = fs::read_dir("/sys/devices/system/node/node1").unwrap();
-    let blocks = blocks.map(|entry| entry.unwrap().path().join("state"));
-    let blocks = blocks.filter(|state| state.exists()).collect::<Vec<_>>();
-    let is = |block: &PathBuf, state: &str| fs::read_to_string(block).unwrap().trim() == state;
+/// Parts of both nodes' memory go offline while memory moves between them, which moves it as well.
+fn memory_that_goes_offline() {
+    let blocks = [0, 1].map(|node| {
+        let blocks = fs::read_dir(format!("/sys/devices/system/node/node{node}")).unwrap();
+        let blocks = blocks.map(|entry| entry.unwrap().path().join("state"));
+        blocks.filter(|state| state.exists()).collect::<Vec<_>>()
+    });
     let put = |state: &str| {
-        for block in blocks.iter().filter(|block| !is(block, state)) {
+        let is = |block: &&PathBuf| fs::read_to_string(block).unwrap().trim() == state;
+        for block in blocks.iter().flatten().filter(|block| !is(block)) {
             // What cannot be moved away keeps its block online.
             let _ = fs::write(block, state);
         }
-        blocks.iter().all(|block| is(block, state))
+        blocks.iter().flatten().filter(is).count()
     };
-    let herd = Herd::new(4, &[]);
-    if put("offline") {
-        let pid = herd.pid().to_string();
-        let line = refused(&["--pid", &pid, "--from", "0", "--to", "1"]);
-        assert!(
-            line.contains("only node 0 of this machine has memory"),
-            "{line}"
-        );
-    }
-    assert!(put("online"));
+    let all = put("online");
+    let herd = Herd::new(64, &[]);
+    let mover = begin(
+        herd.pid(),
+        0,
+        1,
+        &["--only", &herd.range(), "--bandwidth", "32MiB/s"],
+    );
+    assert!(put("offline") > 0);
+    let report = ended(mover);
+    report.is_explained();
+    assert!(matches!(report.code, 0 | 3), "{report:?}");
+    assert_eq!(put("online"), all);
     let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
     assert_eq!(report.code, 0, "{report:?}");
+    assert_eq!(herd.on_node(1).0, 64 * MIB);
     herd.end();
 }
