@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod processes;
+
 use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
@@ -34,7 +36,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 14] = [
+    let cases: [(&str, Needs, fn()); 19] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -84,6 +86,31 @@ fn main() {
             "a_reader_that_goes_away_is_no_panic",
             Needs::Nothing,
             a_reader_that_goes_away_is_no_panic,
+        ),
+        (
+            "wrong_words_of_move",
+            Needs::Nothing,
+            processes::wrong_words_of_move,
+        ),
+        (
+            "where_nothing_can_move",
+            Needs::Nothing,
+            processes::where_nothing_can_move,
+        ),
+        (
+            "a_process_as_a_map",
+            Needs::Nothing,
+            processes::a_process_as_a_map,
+        ),
+        (
+            "what_has_no_map",
+            Needs::Nothing,
+            processes::what_has_no_map,
+        ),
+        (
+            "a_map_is_watched_to_the_end",
+            Needs::Nothing,
+            processes::a_map_is_watched_to_the_end,
         ),
     ];
     let trials = cases.map(|(name, needs, run)| match needs.missing() {
