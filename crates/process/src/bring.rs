@@ -112,24 +112,32 @@ pub enum Check {
     Doubtful,
 }
 
+/// What became of pages that were to go to a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Brought {
+    /// Of each page whether it is there, or why it stayed.
+    pub answers: Vec<Result<(), Failure>>,
+    /// How many went with another page of theirs: they are of folios larger than a page, and it would
+    /// have been enough to name one page of each.
+    pub with_others: usize,
+}
+
 /// Asks the kernel to bring pages to a node, and says of each whether it is there, or why it stayed.
 ///
 /// One that stayed was tried as often as the kernel does, once; it may be worth another try later
 /// ([`Why::is_transient`]).
-pub fn bring(
-    mover: &mut impl Mover,
-    pages: &[usize],
-    node: u32,
-    check: Check,
-) -> Vec<Result<(), Failure>> {
-    let mut answers = Vec::with_capacity(pages.len());
+pub fn bring(mover: &mut impl Mover, pages: &[usize], node: u32, check: Check) -> Brought {
+    let mut brought = Brought {
+        answers: Vec::with_capacity(pages.len()),
+        with_others: 0,
+    };
     let mut rest = pages;
     // Each call says something of its first page at least, or all that it is asked has been tried.
     while !rest.is_empty() {
-        let said = ask(mover, rest, node, check, &mut answers);
+        let said = ask(mover, rest, node, check, &mut brought);
         rest = &rest[said..];
     }
-    answers
+    brought
 }
 
 /// One call for some pages; answers for the first of them, and says for how many.
@@ -138,8 +146,9 @@ fn ask(
     pages: &[usize],
     node: u32,
     check: Check,
-    answers: &mut Vec<Result<(), Failure>>,
+    brought: &mut Brought,
 ) -> usize {
+    let answers = &mut brought.answers;
     let mut said = vec![PageStatus::UNKNOWN; pages.len()];
     let refused = mover.move_pages(pages, node, &mut said).err();
     let there = PageStatus::on_node(node);
@@ -170,6 +179,8 @@ fn ask(
         if !now.is_unknown() {
             found[at] = now;
         }
+        let busy = said[at].errno().is_some_and(is_busy);
+        brought.with_others += usize::from(busy && now == there);
     }
     answers.extend((0..tried).map(|at| {
         if found[at] == there {
@@ -284,7 +295,7 @@ mod tests {
 
         fn bring(&mut self) -> Vec<Result<(), (Why, i32)>> {
             let pages = (0..self.pages.len()).collect::<Vec<_>>();
-            let answers = bring(self, &pages, FAR, self.check).into_iter();
+            let answers = bring(self, &pages, FAR, self.check).answers.into_iter();
             let in_short = answers.map(|answer| {
                 answer.map_err(|failure| {
                     assert_eq!(failure.step, Step::Remap);
@@ -356,7 +367,7 @@ mod tests {
         let mut kernel = Fake::new(vec![Page::Goes; 512]);
         assert_eq!(kernel.bring(), [Ok(()); 512]);
         assert_eq!(kernel.calls, 1);
-        assert!(bring(&mut kernel, &[], FAR, Check::All).is_empty());
+        assert_eq!(bring(&mut kernel, &[], FAR, Check::All), Brought::default());
     }
 
     #[test]
@@ -390,6 +401,9 @@ mod tests {
         kernel.check = Check::Doubtful;
         // What has gone is believed where it comes with something that has not.
         assert_eq!(kernel.bring(), [Ok(()), Ok(()), IN_USE, IN_USE]);
+        let mut kernel = Fake::new(vec![Page::Goes, Page::GoesUnseen, Page::GoesUnseen]);
+        let brought = bring(&mut kernel, &[0, 1, 2], FAR, Check::Doubtful);
+        assert_eq!((brought.answers, brought.with_others), (vec![Ok(()); 3], 2));
         let mut kernel = Fake::new(vec![Page::Bounces; 3]);
         kernel.check = Check::Doubtful;
         kernel.can_be_asked = false;

@@ -81,7 +81,7 @@ impl<'r> Exchange<'r> {
                 .iter()
                 .map(|&folio| address(folio))
                 .collect::<Vec<_>>();
-            let answers = bring(&mut self.kernel, &pages, to, Check::Doubtful);
+            let answers = bring(&mut self.kernel, &pages, to, Check::Doubtful).answers;
             self.longest_call = self.longest_call.max(self.kernel.take_longest());
             // What stays is not asked for again: it is where it was, and in nobody's way but ours.
             for (folio, _) in slice

@@ -8,7 +8,8 @@
 //!   closes the kernel's batch early, and each batch is a shootdown. So only pages are submitted that
 //!   are in memory and misplaced, a list for each destination, in the order of their addresses. Where
 //!   the kernel's own count says that all of a mapping is misplaced, nobody is asked ([`Plan`]).
-//!   A huge page goes by its head: of the other pages in it the kernel says `EBUSY`.
+//!   A huge page goes by its head: of the other pages in it the kernel says `EBUSY`. Folios of other
+//!   sizes nobody shows, so how large they are is learned from such answers.
 //! - **How much at a time.** A call costs 30 to 50 us before it moves anything, so it gets 8,192 base
 //!   pages. With [`Request::max_stall`] it gets at most 512, one batch, and fewer where calls take
 //!   longer than that. [`Request::bandwidth`] spaces calls out.
@@ -52,10 +53,11 @@ mod run;
 mod scan;
 mod select;
 mod shares;
+mod stride;
 mod target;
 
 pub use account::{Account, Amount, Stayed};
-pub use bring::{Check, Kernel, Mover, bring};
+pub use bring::{Brought, Check, Kernel, Mover, bring};
 pub use mapping::{Kind, Mapping, mappings};
 pub use pace::SLICE_PAGES;
 pub use plan::{Part, Plan, PlanError, visit_pages};

@@ -264,4 +264,5 @@ fn bring_here(pages: &[usize], node: u32) -> Vec<Result<(), Failure>> {
         node,
         Check::All,
     )
+    .answers
 }

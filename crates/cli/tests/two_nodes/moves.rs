@@ -17,6 +17,10 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("moves::a_part", a_part),
     ("moves::a_part_of_huge_pages", a_part_of_huge_pages),
+    (
+        "moves::folios_between_base_and_huge",
+        folios_between_base_and_huge,
+    ),
     ("moves::several_processes", several_processes),
     ("moves::a_dry_run_moves_nothing", a_dry_run_moves_nothing),
     ("moves::nothing_to_move", nothing_to_move),
@@ -105,6 +109,27 @@ fn a_part_of_huge_pages() {
     let report = moves(herd.pid(), 0, 1, &["--only", &herd.part(3, 4)]);
     assert_eq!(report.code, 0, "{report:?}");
     assert_eq!(herd.on_node(1), (2 * MIB, 16 * MIB));
+    herd.end();
+}
+
+/// Nobody shows their size; still they do not cost a shootdown each.
+fn folios_between_base_and_huge() {
+    let size = |size| format!("/sys/kernel/mm/transparent_hugepage/hugepages-{size}kB/enabled");
+    if !std::fs::exists(size(64)).unwrap() {
+        // Before Linux 6.8 there are none in anonymous memory.
+        return;
+    }
+    std::fs::write(size(2048), "never").unwrap();
+    std::fs::write(size(64), "always").unwrap();
+    let herd = Herd::new(32, &["--page-size", "2m"]);
+    std::fs::write(size(2048), "inherit").unwrap();
+    std::fs::write(size(64), "never").unwrap();
+    assert_eq!(herd.huge_bytes(), 0);
+    let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
+    assert_eq!((report.code, report.moved()), (0, 32 * MIB), "{report:?}");
+    let shootdowns = report.only()["shootdowns"].as_u64().unwrap();
+    // There are 512 such folios, and 16 batches.
+    assert!(shootdowns < 128, "{report:?}");
     herd.end();
 }
 
