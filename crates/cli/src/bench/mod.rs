@@ -1,6 +1,7 @@
 //! `transhume bench`: live memory migrates in several ways, side by side.
 
 mod cell;
+mod cpus;
 mod group;
 mod moving;
 mod plan;
@@ -82,9 +83,11 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
     if !moved.is_empty() {
         summary.push(moving::lines(&moved));
     }
-    if !summary.is_empty() {
-        shown.print(&format!("{}\n", fold(&summary.join("\n\n"), width())))?;
+    if summary.is_empty() {
+        // A notice has said why.
+        return Err(CliError::Refused("nothing could be measured".to_owned()));
     }
+    shown.print(&format!("{}\n", fold(&summary.join("\n\n"), width())))?;
     if let Some(sink) = sink {
         let region = rows.iter().map(Figures::Region);
         let document = Document {

@@ -81,22 +81,21 @@ impl Drive {
     /// Moves.
     pub(crate) fn go(&self, way: Way) -> Result<Done, CliError> {
         let counter = ShootdownCounter::open_for_this_thread().ok();
-        let mut done = match way {
+        let done = match way {
+            Way::Planned { .. } => return self.planned(way),
             Way::EveryAddress => self.every_address(),
             Way::OnePageACall => self.one_page_a_call(),
             Way::MigratePages => self.migrate_pages(),
-            Way::Planned { .. } => self.planned(way),
         }?;
-        let own = counter.and_then(|counter| counter.read().ok());
-        done.shootdowns = done.shootdowns.zip(own).map(|(a, b)| a + b);
-        Ok(done)
+        let shootdowns = counter.and_then(|counter| counter.read().ok());
+        Ok(Done { shootdowns, ..done })
     }
 
     fn every_address(&self) -> Result<Done, CliError> {
         let pages = self.range().step_by(BASE_PAGE).collect::<Vec<_>>();
         let nodes = [self.to; CALL];
         let mut status = [PageStatus::UNKNOWN; CALL];
-        let mut done = Done::nothing();
+        let mut done = Done::default();
         for _ in 0..TRIES {
             let began = Instant::now();
             for pages in pages.chunks(CALL) {
@@ -115,7 +114,7 @@ impl Drive {
     }
 
     fn one_page_a_call(&self) -> Result<Done, CliError> {
-        let mut done = Done::nothing();
+        let mut done = Done::default();
         let mut status = [PageStatus::UNKNOWN];
         let began = Instant::now();
         for page in self.range().step_by(self.page_size) {
@@ -137,7 +136,7 @@ impl Drive {
         Ok(Done {
             seconds,
             calls: 1,
-            ..Done::nothing()
+            ..Done::default()
         })
     }
 
@@ -148,6 +147,8 @@ impl Drive {
             request.threads = workers.try_into().unwrap_or(request.threads);
             request.max_stall = max_stall;
         }
+        // The group's counter is open meanwhile, which makes this one cheap.
+        request.count_shootdowns = true;
         let began = Instant::now();
         let report = request.run(vec![self.target()?], &Progress::new());
         let seconds = began.elapsed().as_secs_f64();
@@ -172,15 +173,6 @@ impl Drive {
         for pages in pages.chunks(CALL) {
             // What is where is counted afterwards.
             let _ = bring(&mut kernel, pages, self.from, Check::All);
-        }
-    }
-}
-
-impl Done {
-    fn nothing() -> Self {
-        Self {
-            shootdowns: Some(0),
-            ..Self::default()
         }
     }
 }

@@ -11,6 +11,7 @@ use super::keeper::Keeper;
 use super::plan::Plan;
 use super::row::{Row, Stalls};
 use crate::args::Bench;
+use crate::bench::cpus::Cpus;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::herd::{Ready, Sight};
@@ -44,7 +45,9 @@ pub(crate) fn run(
     args: &Bench,
     context: &Context,
 ) -> Result<Outcome, CliError> {
-    let done = measure(group, plan, args, context);
+    let cpus = Cpus::divide();
+    let done = measure(group, plan, args, context, &cpus);
+    cpus.unpin();
     // Ctrl-C reaches the herd too, and ends it.
     context.check()?;
     done
@@ -55,7 +58,10 @@ fn measure(
     plan: &Plan,
     args: &Bench,
     context: &Context,
+    cpus: &Cpus,
 ) -> Result<Outcome, CliError> {
+    let threads = args.app_threads.get();
+    cpus.pin_process(threads);
     let (mut keeper, ready) = Keeper::start(group, plan, args)?;
     let mut notices = Vec::new();
     if group.page_size == PageSize::Huge && ready.huge_bytes < group.bytes() {
@@ -69,7 +75,10 @@ fn measure(
             )],
         });
     }
-    if let Err(none) = ShootdownCounter::open_for_this_thread() {
+    // Open all the while, so that no move pays for what the kernel does when the first counter is opened
+    // and the last is closed.
+    let counter = ShootdownCounter::open_for_this_thread();
+    if let Err(none) = &counter {
         notices.push(format!("shootdowns a page are not known: {none}"));
     }
     let arrivals = InterruptCounter::open();
@@ -86,6 +95,7 @@ fn measure(
             context
                 .progress
                 .set_message(format!("move {table} {size} {}", cell.variant));
+            cpus.pin_beside(threads, cell.way.workers());
             let run = one_run(group, cell, plan, &mut keeper, &ready, arrivals)?;
             if counted {
                 runs.push(run);
@@ -93,6 +103,7 @@ fn measure(
             }
         }
     }
+    drop(counter);
     // Words that were wrong and that no run has counted are held against all.
     let seen = runs.iter().flatten().map(|run| run.seen.errors);
     let seen = seen.sum::<u64>();
