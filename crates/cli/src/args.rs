@@ -168,7 +168,7 @@ pub(crate) struct Bench {
     /// Size of the pages; by default both, and 2m for `copy`
     #[arg(long, value_name = "4k|2m", value_parser = page_size)]
     pub(crate) page_size: Option<PageSize>,
-    /// Pages of the region [default: 64 MiB of 4k, 128 MiB of 2m]
+    /// Pages of the region, or of the process [default: 64 MiB of 4k, 128 MiB of 2m]
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) pages: Option<NonZeroUsize>,
     /// The most threads that copy at once [default: the CPUs]
@@ -220,7 +220,9 @@ pub(crate) enum What {
     Copy,
     /// Batch size against total time, first page and stall
     Batch,
-    /// All of these
+    /// Ways to move the memory of a process at work between two nodes
+    Move,
+    /// All of these, and `move` where two nodes have memory
     All,
 }
 

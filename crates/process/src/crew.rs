@@ -32,13 +32,16 @@ const SMALLEST_WINDOW: usize = 2 << 20;
 /// How long what was in use is left alone at most before it is tried again.
 const LONGEST_WAIT: Duration = Duration::from_millis(64);
 
-/// What one worker takes at a time.
+/// A part of one mapping.
 #[derive(Debug)]
-struct Window {
+struct Piece {
     range: Range<usize>,
     page_size: usize,
     all_misplaced: bool,
 }
+
+/// What one worker takes at a time: small pieces together, because a call costs as much for one page.
+type Window = Vec<Piece>;
 
 /// What the workers on one process share.
 #[derive(Debug)]
@@ -66,7 +69,7 @@ pub(crate) struct Done {
     pub(crate) account: Account,
     /// What stayed, for the next round to leave alone.
     pub(crate) stayed: Vec<Folio>,
-    /// Shootdowns that the workers asked for; `None` where they cannot be counted.
+    /// Shootdowns that the workers asked for; `None` where they cannot be counted, or were not to be.
     pub(crate) shootdowns: Option<u64>,
     /// Why a destination took no more, if one did.
     pub(crate) closed: Option<(u32, Failure)>,
@@ -92,10 +95,14 @@ impl<'r> Crew<'r> {
             .iter()
             .map(|part| part.range.len())
             .sum::<usize>();
-        let size = (span / (threads * WINDOWS_EACH)).next_power_of_two();
+        // One alone has nobody to wait for.
+        let size = match threads {
+            1 => WINDOW,
+            _ => (span / (threads * WINDOWS_EACH)).next_power_of_two(),
+        };
         let size = size.clamp(SMALLEST_WINDOW, WINDOW);
-        let queue = plan.parts.iter().flat_map(|part| {
-            windows(part.range.clone(), size.max(part.page_size)).map(|range| Window {
+        let pieces = plan.parts.iter().flat_map(|part| {
+            windows(part.range.clone(), size.max(part.page_size)).map(|range| Piece {
                 range,
                 page_size: part.page_size,
                 all_misplaced: part.all_misplaced,
@@ -107,7 +114,7 @@ impl<'r> Crew<'r> {
             progress,
             throttle,
             began: Instant::now(),
-            queue: Mutex::new(queue.collect()),
+            queue: Mutex::new(together(pieces, size)),
             backoff: Mutex::new(BackOff::new(threads)),
             active: AtomicUsize::new(threads),
             moved: Mutex::new(0),
@@ -205,6 +212,26 @@ impl<'r> Crew<'r> {
     }
 }
 
+/// Puts pieces together as long as they are no larger than `size` in all.
+fn together(pieces: impl Iterator<Item = Piece>, size: usize) -> VecDeque<Window> {
+    let mut queue = VecDeque::<Window>::new();
+    let mut room = 0;
+    for piece in pieces {
+        let len = piece.range.len();
+        match queue.back_mut() {
+            Some(window) if len <= room => {
+                room -= len;
+                window.push(piece);
+            }
+            _ => {
+                room = size.saturating_sub(len);
+                queue.push_back(vec![piece]);
+            }
+        }
+    }
+    queue
+}
+
 /// One thread's part.
 #[derive(Debug)]
 struct Worker<'c, 'r> {
@@ -242,7 +269,8 @@ impl<'c, 'r> Worker<'c, 'r> {
         if let Some(node) = self.crew.request.to.nodes().next() {
             stay_near(node);
         }
-        let counter = ShootdownCounter::open_for_this_thread().ok();
+        let counts = self.crew.request.count_shootdowns;
+        let counter = counts.then(ShootdownCounter::open_for_this_thread);
         while !self.crew.is_over() {
             // One that has windows to finish is not sent home.
             if self.index >= self.crew.active.load(Relaxed) && !locked(&self.crew.queue).is_empty()
@@ -253,24 +281,35 @@ impl<'c, 'r> Worker<'c, 'r> {
             let Some(window) = locked(&self.crew.queue).pop_front() else {
                 break;
             };
-            if !self.crew.all_closed(window.page_size) {
-                self.window(window);
-            }
+            self.window(window);
         }
         self.try_again();
         self.account.calls += self.kernel.calls;
-        self.shootdowns = counter.and_then(|counter| counter.read().ok());
+        self.shootdowns = counter.and_then(|counter| counter.ok()?.read().ok());
         self
     }
 
     /// Moves what is in a window.
     fn window(&mut self, window: Window) {
+        let mut lists = BTreeMap::new();
+        for piece in window {
+            if !self.crew.all_closed(piece.page_size) {
+                self.sort_out(piece, &mut lists);
+            }
+        }
+        for ((node, page_size), folios) in lists {
+            self.list(&folios, node, page_size);
+        }
+    }
+
+    /// Adds what is to move of a piece to the list of its destination.
+    fn sort_out(&mut self, piece: Piece, lists: &mut BTreeMap<(u32, usize), Vec<Folio>>) {
         let mut status = Vec::new();
         let found = self
             .scanner
-            .present(window.range, window.page_size)
+            .present(piece.range, piece.page_size)
             .and_then(|folios| {
-                if !window.all_misplaced {
+                if !piece.all_misplaced {
                     self.scanner.locate(&folios, &mut status)?;
                 }
                 Ok(folios)
@@ -280,7 +319,6 @@ impl<'c, 'r> Worker<'c, 'r> {
             Err(error) => return self.failed(&error),
         };
         let request = self.crew.request;
-        let mut lists = BTreeMap::<u32, Vec<Folio>>::new();
         for (at, folio) in folios.into_iter().enumerate() {
             match status.get(at).copied().and_then(PageStatus::node) {
                 Some(node) if !request.from.contains(&node) => {
@@ -290,16 +328,14 @@ impl<'c, 'r> Worker<'c, 'r> {
                     continue;
                 }
                 // Gone again, or nothing that can be moved.
-                None if !window.all_misplaced => continue,
+                None if !piece.all_misplaced => continue,
                 _ => {}
             }
             if self.crew.known.binary_search(&folio).is_err() {
                 let node = request.to.node(folio.page() / folio.base_pages());
-                lists.entry(node).or_default().push(folio);
+                let list = lists.entry((node, piece.page_size)).or_default();
+                list.push(folio);
             }
-        }
-        for (node, folios) in lists {
-            self.list(&folios, node, window.page_size);
         }
     }
 
@@ -405,5 +441,28 @@ impl<'c, 'r> Worker<'c, 'r> {
         if self.crew.target.has_ended() {
             self.crew.ended.store(true, Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_go_together() {
+        let piece = |range: Range<usize>| Piece {
+            range,
+            page_size: 4096,
+            all_misplaced: true,
+        };
+        let sizes = |pieces: &[Range<usize>]| {
+            let pieces = pieces.iter().cloned().map(piece);
+            let queue = together(pieces, 100);
+            queue.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[0..40, 50..90, 100..120, 130..131]), [3, 1]);
+        assert_eq!(sizes(&[0..100, 100..200, 200..210]), [1, 1, 1]);
+        assert_eq!(sizes(&[0..500, 500..501]), [1, 1]);
+        assert_eq!(sizes(&[]), []);
     }
 }

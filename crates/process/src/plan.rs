@@ -173,14 +173,17 @@ fn count(
 /// How much of the address space is looked at, and given to a worker, at a time, at most.
 pub(crate) const WINDOW: usize = 32 << 20;
 
-/// Cuts a range where addresses are multiples of `size`.
+/// Cuts a range into windows of `size`, a multiple of 2 MiB, where huge pages may begin: as few as
+/// that allows.
 pub(crate) fn windows(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    const HUGE: usize = 2 << 20;
+    let base = range.start / HUGE * HUGE;
     let mut at = range.start;
     std::iter::from_fn(move || {
         if at >= range.end {
             return None;
         }
-        let end = range.end.min((at / size + 1) * size);
+        let end = range.end.min(base + ((at - base) / size + 1) * size);
         Some(std::mem::replace(&mut at, end)..end)
     })
 }
@@ -201,6 +204,11 @@ mod tests {
             ]
         );
         assert_eq!(cut(0x20_0000..0x40_0000).len(), 1);
+        let large = windows(0x30_0000..0x70_0000, 0x40_0000);
+        assert_eq!(
+            large.collect::<Vec<_>>(),
+            [0x30_0000..0x60_0000, 0x60_0000..0x70_0000]
+        );
         assert_eq!(cut(5..5), []);
     }
 }

@@ -33,6 +33,9 @@ pub struct Request {
     pub exchange: bool,
     /// Whether processes that these have started are moved too, also those started meanwhile.
     pub follow_children: bool,
+    /// Whether the workers count their shootdowns. It takes the kernel longer to let go of the counter
+    /// than to move some ten MiB, because it waits until no CPU can be in the tracepoint.
+    pub count_shootdowns: bool,
 }
 
 /// Why a request makes no sense on this machine.
@@ -167,6 +170,7 @@ impl Request {
             shared: Shared::Leave,
             exchange: false,
             follow_children: false,
+            count_shootdowns: false,
         }
     }
 

@@ -37,7 +37,7 @@ pub struct ProcessReport {
     /// How many of them appeared there during the move, as memory does that the process allocates.
     pub arrived: u64,
     /// Shootdowns that the workers asked for, by `tlb:tlb_flush`; `None` where they cannot be
-    /// counted.
+    /// counted, or were not to be.
     pub shootdowns: Option<u64>,
     /// Whether it ended before everything had moved.
     pub ended: bool,
@@ -164,7 +164,7 @@ impl Request {
             after: None,
             left: 0,
             arrived: 0,
-            shootdowns: Some(0),
+            shootdowns: self.count_shootdowns.then_some(0),
             ended: false,
             error: None,
         };

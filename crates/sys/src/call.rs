@@ -62,6 +62,8 @@ calls! {
     MovePages = "move_pages",
     /// [`query_pages`](crate::numa::query_pages): the same system call, asking only.
     QueryPages = "move_pages (query)",
+    /// [`migrate_pages`](crate::numa::migrate_pages).
+    MigratePages = "migrate_pages",
     /// [`mbind`](crate::numa::mbind).
     Mbind = "mbind",
     /// [`ThreadPolicy`](crate::numa::ThreadPolicy).

@@ -5,7 +5,7 @@
 //!
 //! - [`uffd`] is userfaultfd, with partial results as results and not as errors,
 //! - [`pagemap`] is `PAGEMAP_SCAN`, and the entries of the page map,
-//! - [`numa`] has `move_pages`, `mbind`, memory policies, the nodes of the machine and their tiers,
+//! - [`numa`] has `move_pages`, `migrate_pages`, `mbind`, memory policies, the nodes of the machine and their tiers,
 //! - [`advise`] has `madvise`, and `process_madvise` of many ranges in one call,
 //! - [`map`] has mappings, memfds,
 //! - [`shootdown`] has counters of TLB shootdowns,

@@ -3,12 +3,12 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use transhume_copy::RawArea;
 use transhume_region::{BuildError, Mechanism, Options, PageSize, Pages, Region, Tier};
 use transhume_sys::shootdown::{Counter, InterruptCounter};
 
 use super::cell::{Cell, Group};
+use super::cpus::Cpus;
 use super::row::{Row, Stalls};
 use crate::args::{Backing, Bench};
 use crate::context::Context;
@@ -419,50 +419,5 @@ fn row(
         ),
         // A wrong word at the end may be any variant's doing, so it counts against all of them.
         errors: sum(&|run| run.seen.errors) + sum(&|run| run.stayed) + wrong,
-    }
-}
-
-/// Which CPUs the migrator and the application run on: different ones where there are several.
-struct Cpus {
-    all: Option<CpuSet>,
-    list: Vec<usize>,
-}
-
-impl Cpus {
-    fn divide() -> Self {
-        let all = sched_getaffinity(None).ok();
-        let list = all.as_ref().map_or_else(Vec::new, |set| {
-            (0..CpuSet::MAX_CPU)
-                .filter(|&cpu| set.is_set(cpu))
-                .collect()
-        });
-        Self { all, list }
-    }
-
-    fn pin(&self, place: usize) {
-        if let Some(&cpu) = self.list.get(place) {
-            let mut set = CpuSet::new();
-            set.set(cpu);
-            // Where that is forbidden the scheduler places the thread.
-            let _ = sched_setaffinity(None, &set);
-        }
-    }
-
-    fn pin_migrator(&self) {
-        if self.list.len() > 1 {
-            self.pin(0);
-        }
-    }
-
-    fn pin_application(&self, thread: usize) {
-        if self.list.len() > 1 {
-            self.pin(1 + thread % (self.list.len() - 1));
-        }
-    }
-
-    fn unpin(&self) {
-        if let Some(all) = &self.all {
-            let _ = sched_setaffinity(None, all);
-        }
     }
 }

@@ -86,6 +86,8 @@ fn request(args: &Move) -> Result<Request, CliError> {
     request.max_stall = args.max_stall;
     request.exchange = args.exchange;
     request.follow_children = args.follow_children;
+    // Whoever wants to know more has time for it.
+    request.count_shootdowns = args.explain || args.json.is_some();
     if args.include_shared {
         request.shared = Shared::Move;
     }

@@ -128,12 +128,15 @@ fn of_process(request: &Request, process: &ProcessReport, elapsed: Duration) -> 
             request.to,
             moved.bytes as f64 / 1e9 / seconds.max(1e-9),
         ));
-        let shootdowns = process.shootdowns.map_or_else(
-            || "shootdowns n/a (tlb:tlb_flush takes root)".to_owned(),
-            |count| format!("{count} shootdowns"),
-        );
+        let shootdowns = match process.shootdowns {
+            Some(count) => format!("{count} shootdowns; "),
+            None if request.count_shootdowns => {
+                "shootdowns n/a (tlb:tlb_flush takes root); ".to_owned()
+            }
+            None => String::new(),
+        };
         lines.push(format!(
-            "{} pages in {} calls, the longest {:.1} ms; {shootdowns}; {} tried again",
+            "{} pages in {} calls, the longest {:.1} ms; {shootdowns}{} tried again",
             moved.folios,
             account.calls,
             account.longest_call.as_secs_f64() * 1e3,

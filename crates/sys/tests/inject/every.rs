@@ -4,8 +4,8 @@ use transhume_sys::advise::{self, Advice, OwnProcess};
 use transhume_sys::inject::{Call, Fault, Plan, arm, calls};
 use transhume_sys::map::{self, LockMode, Mapping, MemfdPages, Source};
 use transhume_sys::numa::{
-    self, BindFlags, PageStatus, Policy, Shared, ThreadPolicy, move_pages, node_at, policy_at,
-    query_pages,
+    self, BindFlags, PageStatus, Policy, Shared, ThreadPolicy, migrate_pages, move_pages, node_at,
+    policy_at, query_pages,
 };
 use transhume_sys::pagemap::{PageEntry, PageRegion, Pagemap, ScanArgs};
 use transhume_sys::shootdown::{ShootdownCounter, Unavailable};
@@ -99,6 +99,7 @@ impl Things {
             Call::PagemapRead => failed(self.pagemap.entries(1, &mut [PageEntry::default()])),
             Call::MovePages => failed(move_pages(None, &page, &[0], &mut status, Shared::Leave)),
             Call::QueryPages => failed(query_pages(None, &page, &mut status)),
+            Call::MigratePages => failed(migrate_pages(None, &[0], &[0])),
             Call::Mbind => failed(numa::mbind(all, Policy::Default, BindFlags::empty())),
             Call::SetMempolicy => failed(ThreadPolicy::set(Policy::Default)),
             Call::GetMempolicy => failed(policy_at(page[0])).and(failed(node_at(page[0]))),
