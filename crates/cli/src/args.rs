@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use transhume_process::{Select, Shares};
+use transhume_process::{Select, Shares, UnknownSelect};
 use transhume_region::PageSize;
 
 /// Moves memory pages between kinds of memory while the programs that use them keep running.
@@ -43,7 +43,7 @@ const MOVE_EXIT: &str = "Exit status: 0 everything is where it was to go; 3 some
 #[derive(Debug, Args)]
 pub(crate) struct Herd {
     /// How much memory
-    #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) bytes: NonZeroU64,
     /// Where it is at first
     #[arg(long, value_name = "NODE")]
@@ -58,7 +58,7 @@ pub(crate) struct Herd {
     #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
     pub(crate) threads: NonZeroUsize,
     /// More memory, that is filled and not used
-    #[arg(long, value_name = "BYTES", value_parser = bandwidth, requires = "beside_node")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "beside_node")]
     pub(crate) beside: Option<NonZeroU64>,
     /// Where that is
     #[arg(long, value_name = "NODE")]
@@ -89,9 +89,13 @@ pub(crate) struct Move {
     /// Where it goes: a node, several by turns (1,2), or by share (1=3,2=1)
     #[arg(long, value_name = "NODE[=SHARE][,NODE..]")]
     pub(crate) to: Shares,
-    /// Which memory: heap, stack, anon, shared, file, file:PATH, addresses START-END [default: all]
-    #[arg(long, value_name = "SELECT[,SELECT]", value_delimiter = ',')]
-    pub(crate) only: Vec<Select>,
+    /// Which memory: heap, stack, anon, shared, file, addresses START-END, file:PATH, which comes last
+    /// because a path may have commas; may be repeated [default: all]
+    #[arg(long, value_name = "SELECT[,SELECT]", value_parser = only)]
+    pub(crate) only: Vec<Selects>,
+    /// The most bytes that move, as in 500M or 2GiB
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) limit: Option<NonZeroU64>,
     /// The most threads that move at once [default: half of the CPUs, up to 4]
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -121,6 +125,24 @@ pub(crate) struct Move {
     pub(crate) json: Option<PathBuf>,
 }
 
+/// Parts of memory that one word names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selects(pub(crate) Vec<Select>);
+
+fn only(list: &str) -> Result<Selects, UnknownSelect> {
+    let mut selects = Vec::new();
+    let mut rest = Some(list);
+    while let Some(list) = rest {
+        let (word, others) = match list.split_once(',') {
+            Some((word, others)) if !list.starts_with("file:") => (word, Some(others)),
+            _ => (list, None),
+        };
+        selects.push(word.parse()?);
+        rest = others;
+    }
+    Ok(Selects(selects))
+}
+
 /// The nodes that memory leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum From {
@@ -148,10 +170,15 @@ fn pid(text: &str) -> Result<i32, String> {
     pid.ok_or_else(|| "the number of a process is wanted".to_owned())
 }
 
+fn bytes(text: &str) -> Result<NonZeroU64, String> {
+    let bytes = text.parse::<ByteSize>().ok();
+    let bytes = bytes.and_then(|bytes| NonZeroU64::new(bytes.as_u64()));
+    bytes.ok_or_else(|| "a number of bytes is wanted, as in 500M or 2GiB".to_owned())
+}
+
 fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
-    let bytes = text.strip_suffix("/s").unwrap_or(text).parse::<ByteSize>();
-    let bytes = bytes.ok().and_then(|bytes| NonZeroU64::new(bytes.as_u64()));
-    bytes.ok_or_else(|| "bytes a second are wanted, as in 500M or 2GiB".to_owned())
+    bytes(text.strip_suffix("/s").unwrap_or(text))
+        .map_err(|_| "bytes a second are wanted, as in 500M or 2GiB".to_owned())
 }
 
 fn stall(text: &str) -> Result<Duration, String> {
@@ -272,5 +299,20 @@ fn page_size(text: &str) -> Result<PageSize, String> {
         "4k" => Ok(PageSize::Base),
         "2m" => Ok(PageSize::Huge),
         _ => Err("a page size is 4k or 2m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_may_have_commas() {
+        let Selects(selects) = only("heap,stack,file:/a,b").unwrap();
+        assert_eq!(
+            selects,
+            [Select::Heap, Select::Stack, Select::File("/a,b".into())]
+        );
+        assert!(only("heap,").is_err() && only("").is_err());
     }
 }

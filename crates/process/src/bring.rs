@@ -237,14 +237,15 @@ fn of_page(errno: Errno) -> Failure {
 }
 
 /// What it means by refusing the call. `EACCES` is not about a page then: the cpuset of the process
-/// has not got the node.
+/// has not got the node. `EINVAL` and `ESRCH` are said of a process that ends, as it has no memory any
+/// more.
 fn of_call(errno: Errno) -> Failure {
     let why = match errno {
         Errno::ACCESS | Errno::NODEV | Errno::PERM => Why::NotPermitted,
-        Errno::SRCH => Why::Absent,
+        Errno::SRCH | Errno::INVAL => Why::Absent,
         Errno::AGAIN | Errno::INTR => Why::Again,
         Errno::NOMEM => Why::NoMemory,
-        Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS => Why::Unsupported,
+        Errno::OPNOTSUPP | Errno::NOSYS => Why::Unsupported,
         _ => Why::System,
     };
     failed(why, errno)

@@ -1,22 +1,21 @@
 //! Room on a full node, by turns: memory that is not wanted there makes place for memory that is,
 //! slice by slice ([fast-copy]), so that one slice of free memory is enough.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use transhume_engine::Folio;
+use transhume_engine::{Folio, Why};
 use transhume_sys::numa::Shared;
 use transhume_sys::numa::topology::{memory_size, watermark};
-use transhume_sys::pagemap::{Frames, PageEntry};
+use transhume_sys::pagemap::Frames;
 
 use crate::account::{Account, Amount};
 use crate::bring::{Check, Kernel, bring};
+use crate::crew::Means;
 use crate::mapping::Mapping;
 use crate::plan::windows;
-use crate::progress::Progress;
-use crate::request::Request;
-use crate::scan::{Scanner, address, page_of, size};
+use crate::scan::{Scanner, address, size};
 use crate::select::others;
 use crate::target::Target;
 
@@ -26,38 +25,41 @@ const WINDOW: usize = 4 << 20;
 /// What can make room, and what has.
 #[derive(Debug)]
 pub(crate) struct Exchange<'r> {
-    request: &'r Request,
+    means: Means<'r>,
     target: &'r Target,
     scanner: Scanner<'r>,
     kernel: Kernel,
     frames: Option<Frames>,
     /// Where cold memory may be found yet.
     search: VecDeque<(Range<usize>, usize)>,
-    /// What the kernel has not seen used lately, with its node.
-    cold: VecDeque<(Folio, u32)>,
+    /// What the kernel has not seen used lately, by its node.
+    cold: BTreeMap<u32, VecDeque<Folio>>,
     /// The rest, which goes when nothing cold is left.
-    warm: VecDeque<(Folio, u32)>,
+    warm: BTreeMap<u32, VecDeque<Folio>>,
+    /// Whether there is no more room where it goes.
+    full: bool,
     made_room: Amount,
     longest_call: Duration,
 }
 
 impl<'r> Exchange<'r> {
-    pub(crate) fn new(request: &'r Request, target: &'r Target, mappings: &[Mapping]) -> Self {
+    pub(crate) fn new(means: Means<'r>, target: &'r Target, mappings: &[Mapping]) -> Self {
         let unwanted = mappings.iter().flat_map(|mapping| {
-            let parts = others(&request.only, mapping).into_iter();
+            let parts = others(&means.request.only, mapping).into_iter();
             parts
                 .flat_map(|part| windows(part, WINDOW))
                 .map(|window| (window, mapping.page_size))
         });
         Self {
-            request,
+            means,
             target,
             scanner: Scanner::new(target),
             kernel: Kernel::new(Some(target.pid()), Shared::Leave),
             frames: Frames::open().ok(),
             search: unwanted.collect(),
-            cold: VecDeque::new(),
-            warm: VecDeque::new(),
+            cold: BTreeMap::new(),
+            warm: BTreeMap::new(),
+            full: false,
             made_room: Amount::default(),
             longest_call: Duration::ZERO,
         }
@@ -65,18 +67,20 @@ impl<'r> Exchange<'r> {
 
     /// Moves as much away from a node as it lacks to take so many bytes, if there is as much. What it
     /// lacks in the end, the call that wants it is told.
-    pub(crate) fn make_room(&mut self, node: u32, bytes: u64, progress: &Progress) {
+    pub(crate) fn make_room(&mut self, node: u32, bytes: u64) {
         // Below its watermark the kernel refuses, or takes memory away from others.
         let (Ok(memory), Ok(watermark)) = (memory_size(node), watermark(node)) else {
             return;
         };
         let mut lacks = (bytes + watermark).saturating_sub(memory.free);
-        while lacks > 0 && !progress.is_stopped() {
+        while lacks > 0 && !self.full && !self.is_over() {
             let slice = self.next_slice(node, lacks.min(bytes));
             if slice.is_empty() {
                 return;
             }
             let Some(to) = self.roomiest() else { return };
+            let moving = slice.iter().map(|&folio| size(folio)).sum();
+            std::thread::sleep(self.means.throttle.wait_for(moving, Instant::now()));
             let pages = slice
                 .iter()
                 .map(|&folio| address(folio))
@@ -84,15 +88,22 @@ impl<'r> Exchange<'r> {
             let answers = bring(&mut self.kernel, &pages, to, Check::Doubtful).answers;
             self.longest_call = self.longest_call.max(self.kernel.take_longest());
             // What stays is not asked for again: it is where it was, and in nobody's way but ours.
-            for (folio, _) in slice
-                .into_iter()
-                .zip(answers)
-                .filter(|(_, answer)| answer.is_ok())
-            {
-                self.made_room.count(folio);
-                lacks = lacks.saturating_sub(size(folio));
+            for (folio, answer) in slice.into_iter().zip(answers) {
+                match answer {
+                    Ok(()) => {
+                        self.made_room.count(folio);
+                        lacks = lacks.saturating_sub(size(folio));
+                    }
+                    Err(failure) => {
+                        self.full |= matches!(failure.why, Why::NoMemory | Why::NotPermitted);
+                    }
+                }
             }
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.means.progress.is_stopped() || self.target.has_ended()
     }
 
     /// The next cold folios on a node, of so many bytes or a little more.
@@ -122,24 +133,21 @@ impl<'r> Exchange<'r> {
             return;
         };
         for (folio, status) in found {
-            let there = |node: &u32| self.request.to.nodes().any(|to| to == *node);
+            let there = |node: &u32| self.means.request.to.nodes().any(|to| to == *node);
             let Some(node) = status.node().filter(there) else {
                 continue;
             };
-            if self.is_warm(folio) {
-                self.warm.push_back((folio, node));
-            } else {
-                self.cold.push_back((folio, node));
-            }
+            let found = match self.is_warm(folio) {
+                true => &mut self.warm,
+                false => &mut self.cold,
+            };
+            found.entry(node).or_default().push_back(folio);
         }
     }
 
     /// Whether the kernel has seen it used lately. Only root is told; else all count as cold.
     fn is_warm(&self, folio: Folio) -> bool {
-        let mut entry = [PageEntry::default()];
-        let page = page_of(address(folio));
-        let read = self.target.pagemap().entries(page, &mut entry);
-        let frame = read.map_or(0, |_| entry[0].frame());
+        let frame = self.scanner.frame(address(folio));
         let flags = (frame != 0).then_some(self.frames.as_ref());
         flags
             .flatten()
@@ -150,7 +158,7 @@ impl<'r> Exchange<'r> {
     /// The node that memory comes from with the most free memory.
     fn roomiest(&self) -> Option<u32> {
         let free = |node: &u32| memory_size(*node).map_or(0, |memory| memory.free);
-        self.request.from.iter().copied().max_by_key(free)
+        self.means.request.from.iter().copied().max_by_key(free)
     }
 
     /// Adds what was done here.
@@ -161,7 +169,6 @@ impl<'r> Exchange<'r> {
     }
 }
 
-fn take(folios: &mut VecDeque<(Folio, u32)>, node: u32) -> Option<Folio> {
-    let at = folios.iter().position(|&(_, on)| on == node)?;
-    folios.remove(at).map(|(folio, _)| folio)
+fn take(folios: &mut BTreeMap<u32, VecDeque<Folio>>, node: u32) -> Option<Folio> {
+    folios.get_mut(&node)?.pop_front()
 }

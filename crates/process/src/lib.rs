@@ -20,8 +20,7 @@
 //! - **What is left.** At the end the kernel's count is compared with what was done. What is still
 //!   there and has no reason appeared during the move, and is gone after; what remains is reported.
 //!
-//! A process may fork, map, unmap, stop and exit meanwhile. It is held by a descriptor, so that no
-//! other that gets its number is touched.
+//! A process may fork, map, unmap, execute, stop and exit meanwhile.
 //!
 //! ```no_run
 //! use transhume_process::{Progress, Request, Target};
@@ -43,6 +42,7 @@ mod backoff;
 mod bring;
 mod crew;
 mod exchange;
+mod family;
 mod mapping;
 mod near;
 mod pace;
@@ -55,6 +55,7 @@ mod select;
 mod shares;
 mod stride;
 mod target;
+mod worker;
 
 pub use account::{Account, Amount, Stayed};
 pub use bring::{Brought, Check, Kernel, Mover, bring};

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use crate::target::Target;
+use crate::target::{Target, plain};
 
 /// What a mapping is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,8 +34,8 @@ impl fmt::Display for Kind {
             Self::Stack => f.write_str("stack"),
             Self::Anonymous => f.write_str("anonymous"),
             Self::Shared => f.write_str("shared"),
-            Self::File(path) => path.display().fmt(f),
-            Self::Special(name) => write!(f, "[{name}]"),
+            Self::File(path) => f.write_str(&plain(&path.to_string_lossy())),
+            Self::Special(name) => write!(f, "[{}]", plain(name)),
         }
     }
 }
@@ -113,17 +113,14 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
 }
 
 fn kind(name: &[u8], shared: bool) -> Kind {
-    let nameless = [
-        &b"/memfd:"[..],
-        b"/dev/zero",
-        b"/SYSV",
-        b"/anon_hugepage",
-        b"[anon_shmem:",
-    ];
+    let nameless = [&b"/memfd:"[..], b"/dev/zero", b"/SYSV", b"/anon_hugepage"];
+    // A file of such a name has one in a folder, or is not deleted.
+    let is_nameless = name.starts_with(b"[anon_shmem:")
+        || name.ends_with(b" (deleted)") && nameless.iter().any(|start| name.starts_with(start));
     match name {
         b"[heap]" => Kind::Heap,
         b"[stack]" => Kind::Stack,
-        _ if nameless.iter().any(|start| name.starts_with(start)) => {
+        _ if is_nameless => {
             if shared {
                 Kind::Shared
             } else {
@@ -158,7 +155,8 @@ fn add_counts(mappings: &mut [Mapping], text: &[u8]) {
         let mut in_policy = true;
         for word in rest.split_ascii_whitespace() {
             // A policy may be two words: `prefer (many):0-1`.
-            in_policy &= policy.is_empty() || word.starts_with('(');
+            // Or `weighted interleave:0-1`.
+            in_policy &= policy.is_empty() || word.starts_with('(') || policy == ["weighted"];
             if in_policy {
                 policy.push(word);
             } else if let Some((key, value)) = word.split_once('=')
@@ -199,6 +197,7 @@ mod tests {
         b"1000 default file=/usr/bin/a\\040b mapped=2 mapmax=3 N0=2 kernelpagesize_kB=4\n\
         4000 prefer (many):0-1 heap anon=4 dirty=4 N0=1 N1=3 kernelpagesize_kB=4\n\
         10000 bind:1\n\
+        800000 weighted interleave:0-1 anon=1 N1=1 kernelpagesize_kB=4\n\
         200000 default file=/anon_hugepage\\040(deleted) huge dirty=1 N1=1 kernelpagesize_kB=2048\n\
         123 default N0=1\n";
 
@@ -236,6 +235,8 @@ mod tests {
         assert_eq!(found[3].page_size, 2 << 20);
         assert_eq!(found[3].resident(), 2 << 20);
         assert_eq!(found[5].on_nodes, None);
+        assert_eq!(found[6].policy, "weighted interleave:0-1");
+        assert_eq!(found[6].resident(), 4096);
     }
 
     #[test]

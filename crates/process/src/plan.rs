@@ -22,8 +22,6 @@ pub struct Part {
     pub page_size: usize,
     /// How many bytes of it are on a node that memory is to leave.
     pub misplaced: u64,
-    /// Whether all of its mapping is, so that pages need not be asked for their node.
-    pub all_misplaced: bool,
 }
 
 /// What is to move of one process.
@@ -103,13 +101,11 @@ impl Plan {
                 let leaves = |node: &u32| request.from.contains(node);
                 let misplaced = counts.iter().filter(|(node, _)| leaves(node));
                 let misplaced = misplaced.map(|(_, bytes)| bytes).sum::<u64>();
-                let all = mapping.on_nodes.as_ref().unwrap_or(&counts);
                 if misplaced > 0 {
                     planned.push(Part {
                         range,
                         page_size: mapping.page_size,
                         misplaced,
-                        all_misplaced: all.keys().all(leaves),
                     });
                 }
                 for (node, bytes) in counts {

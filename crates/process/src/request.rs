@@ -9,7 +9,7 @@ use transhume_sys::numa::{self, Shared};
 
 use crate::select::Select;
 use crate::shares::Shares;
-use crate::target::Target;
+use crate::target::{self, Target};
 
 /// Which memory moves from where to where, and how.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Request {
     pub only: Vec<Select>,
     /// The most threads that move at once.
     pub threads: NonZeroUsize,
+    /// The most bytes that move.
+    pub limit: Option<NonZeroU64>,
     /// The most bytes a second, of all threads together.
     pub bandwidth: Option<NonZeroU64>,
     /// The longest that an access should wait for its page.
@@ -80,6 +82,12 @@ pub enum RequestError {
         /// The node.
         node: u32,
     },
+    /// This process may not have memory there, on whose account the kernel finds room.
+    #[error(
+        "this process's own cpuset has not got node {0}, and the kernel looks for room on its account: \
+         run it in a cgroup with that node in cpuset.mems"
+    )]
+    OwnCpuset(u32),
     /// There is nothing to exchange with.
     #[error(
         "--exchange needs --only: what makes room is memory of the same processes that is not selected"
@@ -165,6 +173,7 @@ impl Request {
             to,
             only: Vec::new(),
             threads: NonZeroUsize::MIN,
+            limit: None,
             bandwidth: None,
             max_stall: None,
             shared: Shared::Leave,
@@ -179,19 +188,22 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`RequestError::Cpuset`] and [`RequestError::NothingToExchange`].
+    /// [`RequestError::Cpuset`], [`RequestError::OwnCpuset`] and
+    /// [`RequestError::NothingToExchange`].
     pub fn check(&self, target: &Target) -> Result<(), RequestError> {
         if self.exchange && self.only.is_empty() {
             return Err(RequestError::NothingToExchange);
         }
-        let Some(allowed) = target.allowed_nodes() else {
-            return Ok(());
+        let lacks = |allowed: Option<BTreeSet<u32>>| {
+            let allowed = allowed?;
+            self.to.nodes().find(|node| !allowed.contains(node))
         };
-        match self.to.nodes().find(|node| !allowed.contains(node)) {
-            Some(node) => Err(RequestError::Cpuset {
-                pid: target.number(),
-                node,
-            }),
+        if let Some(node) = lacks(target.allowed_nodes()) {
+            let pid = target.number();
+            return Err(RequestError::Cpuset { pid, node });
+        }
+        match lacks(target::own_allowed_nodes()) {
+            Some(node) => Err(RequestError::OwnCpuset(node)),
             None => Ok(()),
         }
     }

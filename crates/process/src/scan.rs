@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use transhume_engine::{Folio, Order};
 use transhume_sys::numa::{PageStatus, query_pages};
-use transhume_sys::pagemap::{Categories, Frames, PageEntry, PageRegion, ScanArgs};
+use transhume_sys::pagemap::{Categories, Frames, PageEntry, PageRegion, Pagemap, ScanArgs};
 use transhume_sys::{CallError, Errno, limits};
 
 use crate::BASE_PAGE;
@@ -23,6 +23,8 @@ enum Way {
 #[derive(Debug)]
 pub(crate) struct Scanner<'t> {
     target: &'t Target,
+    /// Opened when it is wanted first.
+    pagemap: Option<Pagemap>,
     way: Way,
     huge: Order,
 }
@@ -32,6 +34,7 @@ impl<'t> Scanner<'t> {
         let huge = limits::thp().ok().and_then(|thp| order(thp.page_size));
         Self {
             target,
+            pagemap: None,
             way: Way::Scan,
             huge: huge.unwrap_or(Order::HUGE),
         }
@@ -46,105 +49,45 @@ impl<'t> Scanner<'t> {
         range: Range<usize>,
         page_size: usize,
     ) -> Result<Vec<Folio>, CallError> {
+        match self.found(range.clone(), page_size) {
+            // The program is another one now, with other memory.
+            Err(error) if error.errno == Errno::SRCH && !self.target.has_ended() => {
+                self.pagemap = None;
+                self.found(range, page_size)
+            }
+            found => found,
+        }
+    }
+
+    fn found(&mut self, range: Range<usize>, page_size: usize) -> Result<Vec<Folio>, CallError> {
+        let pagemap = match self.pagemap.take() {
+            Some(pagemap) => pagemap,
+            None => self.target.pagemap()?,
+        };
+        let pagemap = self.pagemap.insert(pagemap);
         if let Way::Scan = self.way {
-            match self.by_scan(range.clone(), page_size) {
+            match by_scan(pagemap, range.clone(), page_size, self.huge) {
                 Err(error) if matches!(error.errno, Errno::NOTTY | Errno::NOSYS) => {
                     self.way = Way::Entries(Frames::open().ok());
                 }
                 done => return done,
             }
         }
-        self.by_entries(range, page_size)
-    }
-
-    fn by_scan(&self, range: Range<usize>, page_size: usize) -> Result<Vec<Folio>, CallError> {
-        // In memory, and not the page of zeros that nobody can move.
-        let args = ScanArgs {
-            all_of: Categories::PRESENT | Categories::PFNZERO,
-            inverted: Categories::PFNZERO,
-            report: Categories::HUGE,
-            ..ScanArgs::default()
+        let frames = match &self.way {
+            Way::Entries(frames) => frames.as_ref(),
+            Way::Scan => None,
         };
-        let mut found = [PageRegion::default(); 512];
-        let mut folios = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            let scan = self
-                .target
-                .pagemap()
-                .scan(at..range.end, &args, &mut found)?;
-            for region in &found[..scan.regions] {
-                let order = if page_size > BASE_PAGE {
-                    order(page_size).unwrap_or(Order::BASE)
-                } else if region.categories().contains(Categories::HUGE) {
-                    self.huge
-                } else {
-                    Order::BASE
-                };
-                push(&mut folios, region.range(), order);
-            }
-            if scan.walk_end <= at {
-                break;
-            }
-            at = scan.walk_end;
-        }
-        Ok(folios)
+        by_entries(pagemap, range, page_size, self.huge, frames)
     }
 
-    fn by_entries(&self, range: Range<usize>, page_size: usize) -> Result<Vec<Folio>, CallError> {
-        let huge_bytes = bytes(self.huge);
-        let pool = order(page_size).filter(|_| page_size > BASE_PAGE);
-        let mut folios = Vec::new();
-        let mut entries = vec![PageEntry::default(); huge_bytes / BASE_PAGE];
-        let mut at = range.start;
-        while at < range.end {
-            // Up to the next place where a huge page could begin.
-            let end = range.end.min((at / huge_bytes + 1) * huge_bytes);
-            let wanted = (end - at) / BASE_PAGE;
-            let read = self
-                .target
-                .pagemap()
-                .entries(page_of(at), &mut entries[..wanted])?;
-            let entries = &entries[..read];
-            let run = at..at + read * BASE_PAGE;
-            match pool {
-                Some(order) => {
-                    if entries.iter().any(|entry| entry.is_present()) {
-                        push(&mut folios, run, order);
-                    }
-                }
-                None if self.is_huge(entries) => push(&mut folios, run, self.huge),
-                None => {
-                    for (page, _) in run
-                        .step_by(BASE_PAGE)
-                        .zip(entries)
-                        .filter(|(_, entry)| entry.is_present())
-                    {
-                        push(&mut folios, page..page + BASE_PAGE, Order::BASE);
-                    }
-                }
-            }
-            if read < wanted {
-                break;
-            }
-            at = end;
-        }
-        Ok(folios)
-    }
-
-    /// Whether these are all pages of one huge page.
-    fn is_huge(&self, entries: &[PageEntry]) -> bool {
-        let Way::Entries(Some(frames)) = &self.way else {
-            return false;
-        };
-        let pages = self.huge.base_pages();
-        let first = entries.first().map_or(0, |entry| entry.frame());
-        let whole = entries.len() as u64 == pages && first != 0 && first.is_multiple_of(pages);
-        whole
-            && (first..)
-                .zip(entries)
-                .all(|(frame, entry)| entry.frame() == frame)
-            && frames.flags(first).is_some_and(|flags| flags.is_huge())
+    /// The frame of the page at an address; zero where it has none, or this process is not told.
+    pub(crate) fn frame(&self, address: usize) -> u64 {
+        let mut entry = [PageEntry::default()];
+        let read = self
+            .pagemap
+            .as_ref()
+            .map(|map| map.entries(page_of(address), &mut entry));
+        read.and_then(Result::ok).map_or(0, |_| entry[0].frame())
     }
 
     /// The folios in memory with what the kernel says of where each is.
@@ -173,12 +116,109 @@ impl<'t> Scanner<'t> {
     }
 }
 
+fn by_scan(
+    pagemap: &Pagemap,
+    range: Range<usize>,
+    page_size: usize,
+    huge: Order,
+) -> Result<Vec<Folio>, CallError> {
+    // In memory, and not the page of zeros that nobody can move.
+    let args = ScanArgs {
+        all_of: Categories::PRESENT | Categories::PFNZERO,
+        inverted: Categories::PFNZERO,
+        report: Categories::HUGE,
+        ..ScanArgs::default()
+    };
+    let mut found = [PageRegion::default(); 512];
+    let mut folios = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let scan = pagemap.scan(at..range.end, &args, &mut found)?;
+        for region in &found[..scan.regions] {
+            let order = if page_size > BASE_PAGE {
+                order(page_size).unwrap_or(Order::BASE)
+            } else if region.categories().contains(Categories::HUGE) {
+                huge
+            } else {
+                Order::BASE
+            };
+            push(&mut folios, region.range(), order);
+        }
+        if scan.walk_end <= at {
+            break;
+        }
+        at = scan.walk_end;
+    }
+    Ok(folios)
+}
+
+fn by_entries(
+    pagemap: &Pagemap,
+    range: Range<usize>,
+    page_size: usize,
+    huge: Order,
+    frames: Option<&Frames>,
+) -> Result<Vec<Folio>, CallError> {
+    let huge_bytes = bytes(huge);
+    let pool = order(page_size).filter(|_| page_size > BASE_PAGE);
+    let mut folios = Vec::new();
+    let mut entries = vec![PageEntry::default(); huge_bytes / BASE_PAGE];
+    let mut at = range.start;
+    while at < range.end {
+        // Up to the next place where a huge page could begin.
+        let end = range.end.min((at / huge_bytes + 1) * huge_bytes);
+        let wanted = (end - at) / BASE_PAGE;
+        let read = pagemap.entries(page_of(at), &mut entries[..wanted])?;
+        let entries = &entries[..read];
+        let run = at..at + read * BASE_PAGE;
+        match pool {
+            Some(order) => {
+                if entries.iter().any(|entry| entry.is_present()) {
+                    push(&mut folios, run, order);
+                }
+            }
+            None if frames.is_some_and(|frames| is_huge(entries, huge, frames)) => {
+                push(&mut folios, run, huge);
+            }
+            None => {
+                for (page, _) in run
+                    .step_by(BASE_PAGE)
+                    .zip(entries)
+                    .filter(|(_, entry)| entry.is_present())
+                {
+                    push(&mut folios, page..page + BASE_PAGE, Order::BASE);
+                }
+            }
+        }
+        if read < wanted {
+            break;
+        }
+        at = end;
+    }
+    Ok(folios)
+}
+
+/// Whether these are all pages of one huge page.
+fn is_huge(entries: &[PageEntry], huge: Order, frames: &Frames) -> bool {
+    let pages = huge.base_pages();
+    let first = entries.first().map_or(0, |entry| entry.frame());
+    let whole = entries.len() as u64 == pages && first != 0 && first.is_multiple_of(pages);
+    whole
+        && (first..)
+            .zip(entries)
+            .all(|(frame, entry)| entry.frame() == frame)
+        && frames.flags(first).is_some_and(|flags| flags.is_huge())
+}
+
 /// Adds the folios of an order that a run lies in.
 fn push(folios: &mut Vec<Folio>, run: Range<usize>, order: Order) {
     let pages = order.base_pages();
     let first = page_of(run.start) / pages;
     let end = page_of(run.end).div_ceil(pages);
-    folios.extend((first..end).filter_map(|at| Folio::new(at * pages, order).ok()));
+    let new = (first..end).filter_map(|at| Folio::new(at * pages, order).ok());
+    // The run before may have had a part of the same.
+    let last = folios.last().copied();
+    folios.extend(new.skip_while(|&folio| Some(folio) == last));
 }
 
 /// The order of a size in bytes.
@@ -248,6 +288,12 @@ mod tests {
         push(&mut folios, 0x20_1000..0x40_1000, Order::HUGE);
         let addresses = folios.iter().map(|&folio| address(folio));
         assert_eq!(addresses.collect::<Vec<_>>(), [0x20_0000, 0x40_0000]);
+        // One that is found piece by piece is one.
+        let large = order(1 << 30).unwrap();
+        folios.clear();
+        push(&mut folios, 0x4000_0000..0x4020_0000, large);
+        push(&mut folios, 0x4020_0000..0x4040_0000, large);
+        assert_eq!(folios.len(), 1);
         assert_eq!(order(2 << 20), Some(Order::HUGE));
         assert_eq!(order(12288), None);
         assert_eq!(bytes(Order::HUGE), 2 << 20);

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Nodes with their weights, as in `1` or `1,2` or `1=3,2=1`. Pages are dealt by their address, so
-/// the same page always belongs to the same node.
+/// Nodes with their weights, as in `1` or `1,2` or `1=3,2=1`. Memory is dealt in pieces of 2 MiB by
+/// address, so the same page always belongs to the same node, and a folio of up to that size, which
+/// moves as a whole whoever asks for a page of it, to one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shares {
     /// At least one, each node once, each weight from 1 on.
@@ -28,6 +29,9 @@ pub enum SharesError {
     #[error("the share of node {0} is none of 1 to 10000")]
     Weight(u32),
 }
+
+/// What goes to one node at least.
+const PIECE: usize = 2 << 20;
 
 impl Shares {
     /// The largest weight of a node.
@@ -59,10 +63,10 @@ impl Shares {
         self.shares.iter().map(|&(node, _)| node)
     }
 
-    /// The node of the page of this number (address over size).
+    /// The node that the page at an address belongs to.
     #[must_use]
-    pub fn node(&self, page: u64) -> u32 {
-        let mut at = page % self.total;
+    pub fn node(&self, address: usize) -> u32 {
+        let mut at = (address / PIECE) as u64 % self.total;
         for &(node, weight) in &self.shares {
             match at.checked_sub(weight.into()) {
                 Some(rest) => at = rest,
@@ -110,16 +114,17 @@ mod tests {
     #[test]
     fn pages_are_dealt_by_share() {
         let shares = "1=3,2=1".parse::<Shares>().unwrap();
-        let nodes = (0..8).map(|page| shares.node(page)).collect::<Vec<_>>();
+        let nodes = (0..8).map(|piece| shares.node(piece * PIECE + 4096));
+        let nodes = nodes.collect::<Vec<_>>();
         assert_eq!(nodes, [1, 1, 1, 2, 1, 1, 1, 2]);
         let alike = "5,0".parse::<Shares>().unwrap();
-        assert_eq!([alike.node(0), alike.node(1), alike.node(2)], [5, 0, 5]);
+        assert_eq!([0, 1, 2].map(|piece| alike.node(piece * PIECE)), [5, 0, 5]);
         assert_eq!(
             (shares.to_string(), alike.to_string()),
             ("1=3,2=1".into(), "5,0".into())
         );
         let one = "7".parse::<Shares>().unwrap();
-        assert!((0..100).all(|page| one.node(page) == 7));
+        assert!((0..100).all(|piece| one.node(piece * PIECE) == 7));
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Stride {
         if self.probed { u64::MAX } else { PROBE }
     }
 
+    /// Whether folios are larger than a page, as far as is known.
+    pub(crate) fn is_more_than_a_page(&self) -> bool {
+        self.pages > 1
+    }
+
     /// The pages to name first, and the others; both in the order given.
     pub(crate) fn split(&self, folios: &[Folio]) -> (Vec<Folio>, Vec<Folio>) {
         let mut last = None;

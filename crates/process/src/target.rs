@@ -5,13 +5,13 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use procfs::ProcError;
-use procfs::process::{Process, Stat, StatFlags};
+use procfs::process::{Process, Stat, StatFlags, Status};
+use procfs::{FromBufRead, FromRead, ProcError, ProcResult};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::PidfdFlags;
 use transhume_sys::numa::query_pages;
 use transhume_sys::pagemap::Pagemap;
-use transhume_sys::{CallError, Errno, Pid};
+use transhume_sys::{Call, CallError, Errno, Pid};
 
 /// Why the memory of a process cannot be moved.
 #[derive(Debug, thiserror::Error)]
@@ -84,14 +84,38 @@ pub enum TargetError {
 
 /// A process that runs, or did when it was opened.
 ///
-/// It is held by descriptors, so that another one that gets its number later is not taken for it.
+/// It is held by descriptors, which another process that gets its number later does not answer to.
+/// move_pages(2) knows numbers only: before each call it is made sure that the process has not ended.
 #[derive(Debug)]
 pub struct Target {
     pid: Pid,
     name: String,
+    started: u64,
     handle: OwnedFd,
     process: Process,
-    pagemap: Pagemap,
+}
+
+/// A process as it is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    /// When it started, in the kernel's ticks.
+    pub(crate) started: u64,
+}
+
+/// The processes that there are, kernel threads left out.
+pub(crate) fn running() -> Vec<Running> {
+    let all = procfs::process::all_processes().into_iter().flatten();
+    // Processes end while the list is read.
+    let stats = all.flatten().filter_map(|process| stat(&process).ok());
+    let stats = stats.filter(|stat| !is_kernel_thread(stat));
+    let running = stats.map(|stat| Running {
+        pid: stat.pid,
+        parent: stat.ppid,
+        started: stat.starttime,
+    });
+    running.collect()
 }
 
 impl Target {
@@ -110,15 +134,15 @@ impl Target {
         let number = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw);
         let number = number.ok_or(TargetError::NoSuch { pid })?;
         let process = Process::new(pid).map_err(|error| proc_error(pid, error))?;
-        let stat = process.stat().map_err(|error| proc_error(pid, error))?;
-        let name = stat.comm.clone();
+        let stat = stat(&process).map_err(|error| proc_error(pid, error))?;
+        let name = plain(&stat.comm);
         if is_kernel_thread(&stat) {
             return Err(TargetError::KernelThread { pid, name });
         }
         if matches!(stat.state, 'Z' | 'X' | 'x') {
             return Err(TargetError::Zombie { pid, name });
         }
-        let status = process.status().map_err(|error| proc_error(pid, error))?;
+        let status = status(&process).map_err(|error| proc_error(pid, error))?;
         if status.tgid != pid {
             return Err(TargetError::Thread {
                 tid: pid,
@@ -130,7 +154,7 @@ impl Target {
                 pid,
                 name: name.clone(),
             },
-            Errno::SRCH | Errno::NOENT => TargetError::NoSuch { pid },
+            Errno::SRCH | Errno::INVAL => TargetError::NoSuch { pid },
             _ => TargetError::Call { pid, source },
         };
         let handle = rustix::process::pidfd_open(number, PidfdFlags::empty()).map_err(|errno| {
@@ -140,14 +164,20 @@ impl Target {
             }
         })?;
         query_pages(Some(number), &[], &mut []).map_err(refused)?;
-        let pagemap = Pagemap::open(number).map_err(refused)?;
-        Ok(Self {
+        let target = Self {
             pid: number,
-            name,
+            name: name.clone(),
+            started: stat.starttime,
             handle,
             process,
-            pagemap,
-        })
+        };
+        target.pagemap().map_err(refused)?;
+        // Between the look-ups its number may have become another's.
+        let again = running_now(&target.process).map_err(|error| proc_error(pid, error))?;
+        if again != stat.starttime || target.has_ended() {
+            return Err(TargetError::NoSuch { pid });
+        }
+        Ok(target)
     }
 
     /// Its number.
@@ -180,31 +210,31 @@ impl Target {
     /// say.
     #[must_use]
     pub fn allowed_nodes(&self) -> Option<BTreeSet<u32>> {
-        let ranges = self.process.status().ok()?.mems_allowed_list?;
-        Some(ranges.iter().flat_map(|&(low, high)| low..=high).collect())
+        allowed_nodes(&self.process)
     }
 
-    /// The numbers of the processes that it has started, and they, and so on, in order.
-    #[must_use]
-    pub fn descendants(&self) -> Vec<i32> {
-        let mut parents = Vec::new();
-        // Processes end while the list is read.
-        for process in procfs::process::all_processes()
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            if let Ok(stat) = process.stat()
-                && !is_kernel_thread(&stat)
-            {
-                parents.push((stat.pid, stat.ppid));
+    /// When it started, in the kernel's ticks.
+    pub(crate) fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Its page map, as it is now: a program that it executes later has another.
+    pub(crate) fn pagemap(&self) -> Result<Pagemap, CallError> {
+        let opened = self.process.open_relative("pagemap");
+        let opened = opened.map_err(|error| io_error(&error)).map_err(|error| {
+            let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+            let by_kind = match error.kind() {
+                io::ErrorKind::PermissionDenied => Errno::ACCESS,
+                io::ErrorKind::NotFound => Errno::NOENT,
+                _ => Errno::IO,
+            };
+            CallError {
+                call: Call::PagemapOpen,
+                range: None,
+                errno: errno.unwrap_or(by_kind),
             }
-        }
-        descendants(self.number(), &parents)
-    }
-
-    pub(crate) fn pagemap(&self) -> &Pagemap {
-        &self.pagemap
+        })?;
+        Ok(Pagemap::from(OwnedFd::from(opened)))
     }
 
     /// One of its files in procfs, as bytes: a path in it may be anything.
@@ -219,18 +249,43 @@ impl Target {
     }
 }
 
-fn descendants(of: i32, parents: &[(i32, i32)]) -> Vec<i32> {
-    let mut found = BTreeSet::from([of]);
-    loop {
-        let before = found.len();
-        let children = parents.iter().filter(|(_, parent)| found.contains(parent));
-        let children = children.map(|&(child, _)| child).collect::<Vec<_>>();
-        found.extend(children);
-        if found.len() == before {
-            found.remove(&of);
-            return found.into_iter().collect();
-        }
-    }
+fn allowed_nodes(process: &Process) -> Option<BTreeSet<u32>> {
+    let ranges = status(process).ok()?.mems_allowed_list?;
+    Some(ranges.iter().flat_map(|&(low, high)| low..=high).collect())
+}
+
+/// The nodes that this process may have memory on.
+pub(crate) fn own_allowed_nodes() -> Option<BTreeSet<u32>> {
+    allowed_nodes(&Process::myself().ok()?)
+}
+
+/// What procfs says of a process. Its name may be any bytes.
+fn stat(process: &Process) -> ProcResult<Stat> {
+    Stat::from_read(lossy(process, "stat")?.as_bytes())
+}
+
+fn status(process: &Process) -> ProcResult<Status> {
+    Status::from_buf_read(lossy(process, "status")?.as_bytes())
+}
+
+fn running_now(process: &Process) -> ProcResult<u64> {
+    stat(process).map(|stat| stat.starttime)
+}
+
+fn lossy(process: &Process, file: &str) -> ProcResult<String> {
+    let mut bytes = Vec::new();
+    let mut opened = process.open_relative(file)?;
+    io::Read::read_to_end(&mut opened, &mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A name without what a terminal would obey.
+pub(crate) fn plain(name: &str) -> String {
+    let plain = |char: char| match char.is_control() {
+        true => char.escape_default().collect(),
+        false => String::from(char),
+    };
+    name.chars().map(plain).collect()
 }
 
 fn is_kernel_thread(stat: &Stat) -> bool {
@@ -260,11 +315,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descendants_are_found_whatever_their_order() {
-        let parents = [(5, 4), (4, 2), (3, 1), (2, 1), (9, 8)];
-        assert_eq!(descendants(2, &parents), [4, 5]);
-        assert_eq!(descendants(1, &parents), [2, 3, 4, 5]);
-        assert_eq!(descendants(7, &parents), [] as [i32; 0]);
+    fn names_are_plain() {
+        assert_eq!(plain("a b é"), "a b é");
+        assert_eq!(plain("\x1b[31m\n"), "\\u{1b}[31m\\n");
     }
 
     #[test]

@@ -107,8 +107,8 @@ pub struct Moved {
 ///
 /// # Errors
 ///
-/// `ESRCH` and `EPERM` for a process that is not there or may not be traced, `EINVAL` for lists of
-/// different lengths, `ENOSYS` on a kernel without migration.
+/// `ESRCH` and `EPERM` for a process that is not there or may not be traced, `EINVAL` for one that is
+/// about to end, and for lists of different lengths, `ENOSYS` on a kernel without migration.
 ///
 /// # References
 ///
@@ -147,8 +147,8 @@ pub fn query_pages(
 ///
 /// # Errors
 ///
-/// `ESRCH` and `EPERM` for a process that is not there or may not be traced, `EINVAL` for lists of
-/// different lengths, `ENODEV` and `EACCES` for a node that is not there or not allowed, `ENOMEM`,
+/// `ESRCH` and `EPERM` for a process that is not there or may not be traced, `EINVAL` for one that is
+/// about to end, and for lists of different lengths, `ENODEV` and `EACCES` for a node that is not there or not allowed, `ENOMEM`,
 /// `ENOSYS` on a kernel without migration. Pages before the bad one may have been moved.
 ///
 /// # References

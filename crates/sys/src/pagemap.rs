@@ -124,6 +124,13 @@ impl AsFd for Pagemap {
     }
 }
 
+/// The page map that a descriptor is of: a file `/proc/PID/pagemap`, opened for reading.
+impl From<OwnedFd> for Pagemap {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
 impl Pagemap {
     /// Opens the page map of this process.
     ///

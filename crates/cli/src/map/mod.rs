@@ -129,6 +129,11 @@ fn look(target: &Target, width: usize) -> Result<(Vec<Row>, Picture), CliError> 
             huge_bytes: 0,
         };
         let base = BASE_PAGE as u64;
+        if !counted(&&mapping) {
+            // Reserved addresses may be many.
+            rows.push(row);
+            continue;
+        }
         visit_pages(target, mapping, |folio, node| {
             let bytes = folio.base_pages() * base;
             *row.bytes_on_nodes.entry(node).or_insert(0) += bytes;

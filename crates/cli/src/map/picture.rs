@@ -45,8 +45,16 @@ impl Picture {
         let piece = (all / (columns * LINES) as u64)
             .next_power_of_two()
             .max(SMALLEST);
-        let (mut spans, mut count) = (Vec::new(), 0);
+        // Where much is mapped in little pieces, they share characters.
+        let mut joined: Vec<Range<u64>> = Vec::new();
         for range in ranges {
+            match joined.last_mut() {
+                Some(last) if range.end - last.start <= piece => last.end = range.end,
+                _ => joined.push(range),
+            }
+        }
+        let (mut spans, mut count) = (Vec::new(), 0);
+        for range in joined {
             let pieces = (range.end - range.start).div_ceil(piece);
             spans.push((range, count));
             count += usize::try_from(pieces).unwrap_or(usize::MAX - count);

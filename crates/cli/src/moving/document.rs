@@ -14,6 +14,7 @@ struct Asked {
     to: String,
     only: Vec<String>,
     threads: usize,
+    limit_bytes: Option<u64>,
     bandwidth_bytes_per_s: Option<u64>,
     max_stall_us: Option<f64>,
     include_shared: bool,
@@ -28,6 +29,7 @@ impl Asked {
             to: request.to.to_string(),
             only: request.only.iter().map(ToString::to_string).collect(),
             threads: request.threads.get(),
+            limit_bytes: request.limit.map(Into::into),
             bandwidth_bytes_per_s: request.bandwidth.map(Into::into),
             max_stall_us: request.max_stall.map(|stall| stall.as_secs_f64() * 1e6),
             include_shared: request.shared == Shared::Move,
@@ -79,6 +81,7 @@ struct Process {
     longest_call_us: f64,
     shootdowns: Option<u64>,
     ended: bool,
+    followed: bool,
     error: Option<String>,
 }
 
@@ -109,6 +112,7 @@ impl From<&ProcessReport> for Process {
             longest_call_us: account.longest_call.as_secs_f64() * 1e6,
             shootdowns: process.shootdowns,
             ended: process.ended,
+            followed: process.followed,
             error: process.error.as_ref().map(ToString::to_string),
         }
     }
@@ -145,6 +149,7 @@ pub(crate) fn report<'m>(
         left_out: report.left_out.iter().map(ToString::to_string).collect(),
         stopped: report.stopped.map(|stop| match stop {
             Stop::Asked => "interrupted".to_owned(),
+            Stop::Limit => "limit".to_owned(),
             Stop::Closed { node, failure } => format!("node {node} takes no more: {failure}"),
         }),
         exit_code,

@@ -18,14 +18,14 @@ pub(crate) fn request(request: &Request) -> String {
             list(request.from.iter().copied()),
             request.to,
         ),
-        "huge pages go by their head only; where the kernel's count (numa_maps) says that all of a \
-         mapping is misplaced, its pages are not asked for their node"
+        "huge pages go by their head only, because of their other pages the kernel says that they are \
+         busy; of folios between these sizes, which nobody shows, one page goes first"
             .to_owned(),
     ];
     if request.to.nodes().nth(1).is_some() {
         lines.push(
-            "the page's number decides which node it goes to, so that a page belongs to the same node \
-             every time; each node gets a call of its own"
+            "memory is dealt in pieces of 2 MiB by address, so that a page belongs to the same node every \
+             time; each node gets a call of its own"
                 .to_owned(),
         );
     }

@@ -80,7 +80,8 @@ fn request(args: &Move) -> Result<Request, CliError> {
     let half = thread::available_parallelism().map_or(1, NonZeroUsize::get) / 2;
     let threads = NonZeroUsize::new(half.min(MOST_THREADS)).unwrap_or(NonZeroUsize::MIN);
     let mut request = Request::new(from, args.to.clone());
-    request.only.clone_from(&args.only);
+    request.only = args.only.iter().flat_map(|only| only.0.clone()).collect();
+    request.limit = args.limit;
     request.threads = args.threads.unwrap_or(threads);
     request.bandwidth = args.bandwidth;
     request.max_stall = args.max_stall;
@@ -117,8 +118,14 @@ fn plan(request: &Request, target: &Target) -> Result<Plan, CliError> {
 fn watched(request: &Request, targets: Vec<Target>) -> Result<Report, CliError> {
     let progress = Arc::new(Progress::new());
     let stop = Arc::clone(&progress);
-    ctrlc::set_handler(move || stop.stop())
-        .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
+    ctrlc::set_handler(move || {
+        if stop.is_stopped() {
+            // Asked twice: what is under way in the kernel ends by itself.
+            std::process::exit(130);
+        }
+        stop.stop();
+    })
+    .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
     // It shows itself only where standard error is a terminal.
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template(

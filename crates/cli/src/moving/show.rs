@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::BinaryBytes;
 use transhume_engine::Why;
-use transhume_process::{Plan, ProcessReport, Report, Request, Stop, Target};
+use transhume_process::{Mapping, Plan, ProcessReport, Report, Request, Stop, Target};
 
 use crate::table::{Column, figures, fold, width};
 
@@ -26,9 +26,9 @@ pub(crate) fn plan(request: &Request, target: &Target, plan: &Plan) -> String {
     }
     let mapping = |at: usize| {
         let part = &plan.parts[at];
+        let ends_before = |mapping: &Mapping| mapping.range.end <= part.range.start;
         plan.mappings
-            .iter()
-            .find(|mapping| mapping.range.contains(&part.range.start))
+            .get(plan.mappings.partition_point(ends_before))
     };
     let column = |header: &'static str, rank, cell: &dyn Fn(usize) -> String| Column {
         header: header.into(),
@@ -100,6 +100,7 @@ pub(crate) fn report(request: &Request, report: &Report) -> String {
     }
     match report.stopped {
         Some(Stop::Asked) => text.push_str("stopped by Ctrl-C\n"),
+        Some(Stop::Limit) => text.push_str("as much has moved as --limit allows\n"),
         Some(Stop::Closed { node, failure }) => {
             let _ = writeln!(text, "node {node} takes no more: {failure}");
         }
@@ -208,7 +209,7 @@ fn stayed(process: &ProcessReport) -> String {
             "arrived meanwhile".to_owned(),
             BinaryBytes(process.arrived).to_string(),
             String::new(),
-            "its policy or cpuset still puts new memory there".to_owned(),
+            arrival().to_owned(),
         ]);
     }
     if rows.is_empty() {
@@ -226,6 +227,16 @@ fn stayed(process: &ProcessReport) -> String {
         column("what helps", 1, 3),
     ];
     figures(columns, width())
+}
+
+/// Why memory comes to where it was to leave.
+fn arrival() -> &'static str {
+    let balancing = std::fs::read_to_string("/proc/sys/kernel/numa_balancing");
+    if balancing.is_ok_and(|mode| mode.trim() != "0") {
+        "its policy or cpuset puts new memory there, or NUMA balancing does"
+    } else {
+        "its policy or cpuset still puts new memory there"
+    }
 }
 
 /// What can be done about a reason.
