@@ -1,9 +1,10 @@
 //! How many base pages a folio has that is mapped by base pages.
 //!
 //! The kernel makes folios of sizes between a base page and a huge page, for files and for anonymous
-//! memory, and says of their pages but one that they are busy, each of which closes its batch. Nobody
-//! shows these sizes without privilege. So the first slice is a small one; if many of its pages have
-//! gone with others, one page in so many is named from then on, and what has not gone with it after.
+//! memory. Of the second page of each it says that it is busy, which closes its batch, and of all
+//! after that that they are there. Nobody shows these sizes without privilege. So the first slice is a
+//! small one; if some of its pages have gone with others, one page in so many is named from then on,
+//! and what has not gone with it after.
 
 use transhume_engine::{Folio, Order};
 
@@ -11,12 +12,16 @@ use transhume_engine::{Folio, Order};
 const PROBE: u64 = 512;
 /// The largest folio that is mapped by base pages.
 const MOST: u64 = 512;
+/// So many folios are seen before it is believed.
+const EVIDENCE: usize = 4;
 
 /// What was learned, by one worker.
 #[derive(Debug)]
 pub(crate) struct Stride {
     pages: u64,
     probed: bool,
+    /// How many times as much has to be seen, because it was wrong before.
+    doubt: usize,
 }
 
 impl Default for Stride {
@@ -24,6 +29,7 @@ impl Default for Stride {
         Self {
             pages: 1,
             probed: false,
+            doubt: 1,
         }
     }
 }
@@ -50,20 +56,21 @@ impl Stride {
         })
     }
 
-    /// Learns from so many pages that were named, of which some have gone with others.
+    /// Learns from so many pages that were named, of which some went with others: one a folio.
     pub(crate) fn learn(&mut self, named: usize, with_others: usize) {
         self.probed = true;
-        if with_others * 4 < named {
+        if with_others < EVIDENCE * self.doubt {
             return;
         }
-        let each = named / (named - with_others).max(1);
-        self.pages = (self.pages * (each as u64).next_power_of_two()).min(MOST);
+        let each = (named / with_others) as u64 * self.pages;
+        self.pages = (1 << each.max(1).ilog2()).min(MOST);
     }
 
     /// Learns from pages that were not named, of which some have not gone.
     pub(crate) fn unlearn(&mut self, others: usize, stayed: usize) {
         if stayed * 2 > others {
-            self.pages = (self.pages / 2).max(1);
+            self.pages = 1;
+            self.doubt = self.doubt.saturating_mul(4);
         }
     }
 }
@@ -89,7 +96,7 @@ mod tests {
     #[test]
     fn of_larger_folios_one_page_is() {
         let mut stride = Stride::default();
-        stride.learn(512, 480);
+        stride.learn(512, 32);
         let (named, others) = stride.split(&pages(8..64));
         assert_eq!(named, pages([8, 16, 32, 48]));
         assert_eq!(others.len(), 52);
@@ -101,11 +108,11 @@ mod tests {
         );
         stride.unlearn(52, 20);
         assert_eq!(stride.pages, 16);
-        for _ in 0..9 {
-            stride.unlearn(52, 52);
-        }
-        assert_eq!(stride.pages, 1);
-        stride.learn(512, 512);
+        stride.unlearn(52, 40);
+        assert!(!stride.is_more_than_a_page());
+        stride.learn(512, 15);
+        assert!(!stride.is_more_than_a_page(), "it was wrong before");
+        stride.learn(8192, 16);
         assert_eq!(stride.pages, 512);
     }
 }

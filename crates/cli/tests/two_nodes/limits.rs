@@ -12,6 +12,7 @@ use crate::program::{begin, ended, moves};
 pub(crate) const CASES: &[Case] = &[
     ("limits::max_stall", max_stall),
     ("limits::bandwidth", bandwidth),
+    ("limits::so_many_bytes", so_many_bytes),
     ("limits::interrupted", interrupted),
 ];
 
@@ -43,6 +44,28 @@ fn bandwidth() {
     let rate = report.json["bytes_per_s"].as_f64().unwrap();
     // The first slice goes at once.
     assert!(rate < 9.0 * MIB as f64, "{rate}");
+    herd.end();
+}
+
+fn so_many_bytes() {
+    let herd = Herd::new(16, &[]);
+    let report = moves(
+        herd.pid(),
+        0,
+        1,
+        &["--only", &herd.range(), "--limit", "5MiB"],
+    );
+    assert_eq!(report.code, 3, "{report:?}");
+    assert_eq!(report.json["stopped"], "limit");
+    assert_eq!((report.moved(), herd.on_node(1).0), (5 * MIB, 5 * MIB));
+    assert_eq!(report.stayed("not tried"), 11 * MIB);
+    let report = moves(
+        herd.pid(),
+        0,
+        1,
+        &["--only", &herd.range(), "--limit", "11MiB"],
+    );
+    assert_eq!((report.code, report.moved()), (0, 11 * MIB), "{report:?}");
     herd.end();
 }
 

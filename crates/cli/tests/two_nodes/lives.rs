@@ -24,6 +24,8 @@ pub(crate) const CASES: &[Case] = &[
         "lives::it_executes_another_program",
         it_executes_another_program,
     ),
+    ("lives::a_thousand_mappings", a_thousand_mappings),
+    ("lives::a_name_that_is_no_text", a_name_that_is_no_text),
 ];
 
 /// What a process that this test starts of itself does.
@@ -33,6 +35,8 @@ pub(crate) fn life(name: &str) -> Option<fn()> {
         "spliced" => spliced,
         "churning" => churning,
         "executing" => executing,
+        "patched" => patched,
+        "painted" => painted,
         _ => return None,
     })
 }
@@ -120,7 +124,28 @@ fn executing() {
     println!("{:#x}-{:#x}", range.start, range.end);
     std::io::stdout().flush().unwrap();
     std::io::stdin().read_exact(&mut [0]).unwrap();
-    panic!("{}", Command::new("sleep").arg("1000").exec());
+    let other = transhume()
+        .args(["herd", "--node", "0", "--bytes", "8MiB"])
+        .exec();
+    panic!("{other}");
+}
+
+/// Has its memory in a thousand mappings.
+fn patched() {
+    let memory = memory();
+    for page in memory.range().step_by(2 * 4096) {
+        let page = std::ptr::with_exposed_provenance_mut(page);
+        // SAFETY: the memory is this process's, and nobody stores to it any more.
+        let done = unsafe { libc::mprotect(page, 4096, libc::PROT_READ) };
+        assert_eq!(done, 0);
+    }
+    show(&memory);
+}
+
+/// Has a name that is no text, and would paint a terminal red.
+fn painted() {
+    rustix::thread::set_name(c"a\xff\x1b[31m").unwrap();
+    show(&memory());
 }
 
 /// Its memory goes with it; that is an answer and no failure.
@@ -235,19 +260,48 @@ fn in_a_namespace() {
 
 /// The old program's memory is gone, and the new one's is moved where it was to be.
 fn it_executes_another_program() {
-    let (mut child, range) = live("executing");
+    let (mut child, _) = live("executing");
     let mover = begin(
         child.id(),
         0,
         1,
-        &["--bandwidth", "2MiB/s", "--only", &range],
+        &["--bandwidth", "2MiB/s", "--only", "anon"],
     );
     sleep(Duration::from_millis(500));
     child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
     let report = ended(mover);
     report.is_explained();
     assert!(matches!(report.code, 0 | 3), "{report:?}");
-    assert_eq!(report.only()["left_bytes"], 0, "{report:?}");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert!(report.only()["error"].is_null(), "{report:?}");
+    // It has filled its memory when it answers by ending well.
+    let report = moves(child.id(), 0, 1, &["--only", "anon"]);
+    assert!(matches!(report.code, 0 | 3), "{report:?}");
+    let_go(child);
+}
+
+/// Pages of many mappings go in one call.
+fn a_thousand_mappings() {
+    let (child, range) = live("patched");
+    let report = moves(child.id(), 0, 1, &["--only", &range]);
+    assert_eq!((report.code, report.moved()), (0, 4 << 20), "{report:?}");
+    assert!(report.only()["calls"].as_u64().unwrap() <= 4, "{report:?}");
+    let_go(child);
+}
+
+fn a_name_that_is_no_text() {
+    let (child, range) = live("painted");
+    let pid = child.id().to_string();
+    let output = transhume()
+        .args([
+            "move", "--from", "0", "--to", "1", "--only", &range, "--pid", &pid,
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("4.00 MiB moved") && !text.contains('\x1b'),
+        "{text:?}"
+    );
+    let_go(child);
 }

@@ -76,6 +76,15 @@ fn a_cpuset() {
         "{line}"
     );
     fs::write("/sys/fs/cgroup/cgroup.procs", &pid).unwrap();
+    // The kernel finds room on the account of who asks.
+    let program = transhume();
+    let program = program.get_program().to_str().unwrap();
+    let inside =
+        format!("echo $$ > {group}/cgroup.procs; exec {program} move --pid {pid} --from 0 --to 1");
+    let output = Command::new("sh").args(["-c", &inside]).output().unwrap();
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{line}");
+    assert!(line.contains("this process's own cpuset"), "{line}");
     herd.end();
     fs::remove_dir(group).unwrap();
 }
