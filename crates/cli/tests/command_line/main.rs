@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
+use transhume_sys::numa::nodes_with_memory;
 use transhume_sys::numa::topology::Topology;
 use transhume_sys::uffd::{Allowed, Features, probe};
 
@@ -201,6 +202,26 @@ fn what_cannot_be_is_refused() {
         "--quick",
     ];
     refused(&hugetlb, "cure: sysctl vm.nr_hugepages=");
+    refused(
+        &["bench", "move", "--copier", "streaming"],
+        "--copier is not for bench move",
+    );
+    refused(
+        &["bench", "move", "--backing", "memfd"],
+        "--backing is not for bench move",
+    );
+    refused(
+        &["bench", "move", "--threads", "2"],
+        "--threads is not for bench move",
+    );
+    if nodes_with_memory().is_ok_and(|nodes| nodes.len() == 1) {
+        refused(
+            &["bench", "move"],
+            "bench move needs two nodes with memory, and only node",
+        );
+    } else {
+        refused(&["bench", "move", "--pages", "999999999999"], "");
+    }
 }
 
 fn json_that_cannot_be_written_is_refused_before_anything_runs() {

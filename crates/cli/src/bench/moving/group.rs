@@ -35,6 +35,8 @@ struct Run {
     left: u64,
     unexplained: u64,
     done: Done,
+    /// The same while the herd stood still.
+    alone_seconds: f64,
     ipis: Option<u64>,
     seen: Sight,
 }
@@ -131,17 +133,36 @@ fn one_run(
         from: plan.near,
         to: plan.far,
     };
-    if group.table == Table::EverySecond {
-        there.bring_every_second_back();
-        return leg(&there, cell.way, keeper, arrivals);
-    }
     let back = Drive {
         from: there.to,
         to: there.from,
         ..there.clone()
     };
-    let mut run = leg(&there, cell.way, keeper, arrivals)?;
-    run.add(&leg(&back, cell.way, keeper, arrivals)?);
+    let second = group.table == Table::EverySecond;
+    let legs = if second {
+        vec![there]
+    } else {
+        vec![there, back]
+    };
+    let begin = || {
+        if second {
+            legs[0].bring_every_second_back();
+        }
+    };
+    begin();
+    let mut run = leg(&legs[0], cell.way, keeper, arrivals)?;
+    for back in &legs[1..] {
+        run.add(&leg(back, cell.way, keeper, arrivals)?);
+    }
+    begin();
+    keeper.while_stopped(|| {
+        for drive in &legs {
+            let done = drive.go(cell.way)?;
+            run.alone_seconds += done.seconds;
+            run.leave(drive, cell.way, &done)?;
+        }
+        Ok(())
+    })?;
     Ok(run)
 }
 
@@ -160,25 +181,34 @@ fn leg(
     let after = received();
     let mut seen = keeper.ask()?;
     seen.errors += errors;
-    let left = drive.to_move()?;
-    let unexplained = match way {
-        Way::Planned { .. } => left.saturating_sub(done.explained),
-        // The other ways do not say why pages stay.
-        _ => 0,
-    };
-    Ok(Run {
-        moved: to_move.saturating_sub(left),
-        left,
-        unexplained,
+    let mut run = Run {
+        moved: to_move,
+        left: 0,
+        unexplained: 0,
         done,
+        alone_seconds: 0.0,
         ipis: after
             .zip(before)
             .map(|(after, before)| after.saturating_sub(before)),
         seen,
-    })
+    };
+    run.leave(drive, way, &done)?;
+    run.moved = run.moved.saturating_sub(run.left);
+    Ok(run)
 }
 
 impl Run {
+    /// Counts what a move has left behind.
+    fn leave(&mut self, drive: &Drive, way: Way, done: &Done) -> Result<(), CliError> {
+        let left = drive.to_move()?;
+        self.left += left;
+        // The other ways do not say why pages stay.
+        if let Way::Planned { .. } = way {
+            self.unexplained += left.saturating_sub(done.explained);
+        }
+        Ok(())
+    }
+
     /// Adds the way back.
     fn add(&mut self, back: &Self) {
         self.moved += back.moved;
@@ -223,6 +253,7 @@ fn row(group: &Group, cell: &Cell, args: &Bench, runs: &[Run], wrong: u64) -> Ro
         seconds: each(&|run| run.done.seconds),
         pages_per_s: bytes_per_s / page,
         bytes_per_s,
+        alone_seconds: each(&|run| run.alone_seconds),
         calls: each(&|run| run.done.calls as f64),
         shootdowns: maybe(&|run| Some(run.done.shootdowns? as f64)),
         shootdowns_per_page: maybe(&|run| {

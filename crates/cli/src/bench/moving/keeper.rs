@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use serde::de::DeserializeOwned;
 use transhume_sys::Pid;
 
@@ -77,6 +78,20 @@ impl Keeper {
         };
         asked.map_err(|_| Self::gone())?;
         self.hear()
+    }
+
+    /// Does something while all of its threads are stopped.
+    pub(crate) fn while_stopped<T>(
+        &mut self,
+        work: impl FnOnce() -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        // They have stopped when the kernel says so.
+        kill_process(self.pid, Signal::STOP)
+            .and_then(|()| waitpid(Some(self.pid), WaitOptions::UNTRACED))
+            .map_err(|_| Self::gone())?;
+        let done = work();
+        kill_process(self.pid, Signal::CONT).map_err(|_| Self::gone())?;
+        done
     }
 
     /// Lets it end, and look at every word before.

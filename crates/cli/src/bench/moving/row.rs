@@ -27,6 +27,8 @@ pub(crate) struct Row {
     pub(crate) app_threads: usize,
     pub(crate) runs: u32,
     pub(crate) seconds: f64,
+    /// The same while all threads of the process are stopped.
+    pub(crate) alone_seconds: f64,
     pub(crate) pages_per_s: f64,
     pub(crate) bytes_per_s: f64,
     /// System calls that moved pages.

@@ -42,10 +42,13 @@ fn columns(rows: &[Row]) -> Vec<Column> {
         column("variant", 0, &|row| row.variant.clone()),
         column("pages", 7, &|row| format!("{:.0}", row.pages)),
         column("ms", 3, &|row| format!("{:.1}", row.seconds * 1e3)),
+        column("alone\nms", 3, &|row| {
+            format!("{:.1}", row.alone_seconds * 1e3)
+        }),
         column("pages/s", 1, &|row| short(row.pages_per_s)),
         column("GB/s", 8, &|row| format!("{:.2}", row.bytes_per_s / 1e9)),
         column("calls", 4, &|row| format!("{:.0}", row.calls)),
-        column("shootdowns\na page", 3, &|row| {
+        column("shootdowns\na page", 4, &|row| {
             row.shootdowns_per_page
                 .map_or_else(unknown, |figure| format!("{figure:.4}"))
         }),
