@@ -35,7 +35,7 @@ struct Node<'d> {
     total_bytes: u64,
     free_bytes: u64,
     cpus: &'d [usize],
-    nearest_cpus: Vec<usize>,
+    nearest_cpus: &'d [usize],
     distances: Vec<Distance>,
     tier: Option<u32>,
     /// The nodes that the rated latencies and bandwidths hold for.
@@ -107,7 +107,7 @@ fn measure_all(topology: &Topology) -> Result<Vec<Outcome>, CliError> {
     let context = Context::start(runs.count() as u64 * measure::RUNS)?;
     let mut outcomes = Vec::with_capacity(topology.nodes.len());
     for node in &topology.nodes {
-        outcomes.push(Some(measure::node(topology, node, &context)?));
+        outcomes.push(Some(measure::node(node, &context)?));
     }
     context.progress.finish_and_clear();
     Ok(outcomes)
@@ -142,14 +142,14 @@ fn document<'d>(
         schema: 1,
         machine,
         nodes: nodes
-            .map(|(node, outcome)| of_node(topology, node, outcome))
+            .map(|(node, outcome)| of_node(node, outcome))
             .collect(),
         tiers,
         demotion: topology.demotion,
     }
 }
 
-fn of_node<'d>(topology: &Topology, node: &'d NumaNode, outcome: &'d Outcome) -> Node<'d> {
+fn of_node<'d>(node: &'d NumaNode, outcome: &'d Outcome) -> Node<'d> {
     let devices = node.devices.iter().map(|device| Device {
         name: &device.name,
         origin: device.origin.to_string(),
@@ -171,7 +171,7 @@ fn of_node<'d>(topology: &Topology, node: &'d NumaNode, outcome: &'d Outcome) ->
         total_bytes: node.total_bytes,
         free_bytes: node.free_bytes,
         cpus: &node.cpus,
-        nearest_cpus: topology.nearest_cpus(node.number),
+        nearest_cpus: &node.nearest_cpus,
         distances: distances.collect(),
         tier: node.tier,
         initiators: &node.initiators,

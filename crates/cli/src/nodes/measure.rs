@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use serde::Serialize;
 use transhume_sys::limits;
-use transhume_sys::numa::topology::{NumaNode, Topology, cache_bytes};
+use transhume_sys::numa::topology::{NumaNode, cache_bytes};
 use transhume_sys::numa::{NodeMemory, NodePages};
 
 use super::chain;
@@ -54,7 +54,6 @@ pub(super) struct Measured {
 
 /// Measures a node. What keeps it from being measured is said in words; an error ends the program.
 pub(super) fn node(
-    topology: &Topology,
     node: &NumaNode,
     context: &Context,
 ) -> Result<Result<Measured, String>, CliError> {
@@ -68,7 +67,7 @@ pub(super) fn node(
     let done_before = context.progress.position();
     // A thread of its own, since it stays on one CPU.
     let measured = std::thread::scope(|scope| {
-        let thread = Builder::new().spawn_scoped(scope, || measure(topology, node, context));
+        let thread = Builder::new().spawn_scoped(scope, || measure(node, context));
         let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
         let joined = thread.join();
         joined.unwrap_or_else(|_| Err("the thread that measures panicked".to_owned()))
@@ -78,8 +77,8 @@ pub(super) fn node(
     Ok(measured)
 }
 
-fn measure(topology: &Topology, node: &NumaNode, context: &Context) -> Result<Measured, String> {
-    let cpus = cpus(topology, node)?;
+fn measure(node: &NumaNode, context: &Context) -> Result<Measured, String> {
+    let cpus = cpus(node)?;
     let caches = cache_bytes(&cpus).map_err(|error| error.to_string())?;
     let bytes = size(node.free_bytes, limits::cgroup_memory_left(), caches)?;
     let no_memory = |error| format!("cannot reserve {} MiB on it: {error}", bytes >> 20);
@@ -120,13 +119,17 @@ fn measure(topology: &Topology, node: &NumaNode, context: &Context) -> Result<Me
 }
 
 /// The nearest CPUs, of those that this process may use.
-fn cpus(topology: &Topology, node: &NumaNode) -> Result<Vec<usize>, String> {
-    let nearest = topology.nearest_cpus(node.number);
+fn cpus(node: &NumaNode) -> Result<Vec<usize>, String> {
     let allowed = sched_getaffinity(None).map_err(|error| {
         format!("the kernel does not say which CPUs this process may use: {error}")
     })?;
     let may_use = |&cpu: &usize| cpu < CpuSet::MAX_CPU && allowed.is_set(cpu);
-    let cpus = nearest.into_iter().filter(may_use).collect::<Vec<_>>();
+    let cpus = node
+        .nearest_cpus
+        .iter()
+        .copied()
+        .filter(may_use)
+        .collect::<Vec<_>>();
     if cpus.is_empty() {
         return Err("this process may use none of the CPUs nearest to it".to_owned());
     }

@@ -50,6 +50,8 @@ pub struct NumaNode {
     pub free_bytes: u64,
     /// Its CPUs that are online, in order.
     pub cpus: Vec<usize>,
+    /// The CPUs that are nearest to its memory ([`nearest_cpus`]).
+    pub nearest_cpus: Vec<usize>,
     /// How far each node is from this one, itself included, in the firmware's units: 10 is local.
     pub distances: BTreeMap<u32, u32>,
     /// The tier that its memory is in.
@@ -130,6 +132,7 @@ impl Topology {
             let is_in = |tier: &&MemoryTier| tier.nodes.contains(&number);
             node.tier = tiers.iter().flatten().find(is_in).map(|tier| tier.number);
             node.devices = devices.remove(&number).unwrap_or_default();
+            node.nearest_cpus = nearest_cpus_in(root, number)?;
             node.kind = kind::of(&node);
             nodes.push(node);
         }
@@ -145,25 +148,51 @@ impl Topology {
     pub fn node(&self, number: u32) -> Option<&NumaNode> {
         self.nodes.iter().find(|node| node.number == number)
     }
+}
 
-    /// The CPUs of a node, or if it has none those of the node with CPUs that is at the least
-    /// distance from it: of several the one of the lowest number. None where there is no such node.
-    #[must_use]
-    pub fn nearest_cpus(&self, node: u32) -> Vec<usize> {
-        let Some(node) = self.node(node) else {
-            return Vec::new();
-        };
-        if !node.cpus.is_empty() {
-            return node.cpus.clone();
-        }
-        let with_cpus = self.nodes.iter().filter(|other| !other.cpus.is_empty());
-        // The first of the least: nodes are in order.
-        let nearest = with_cpus.min_by_key(|other| {
-            let distance = node.distances.get(&other.number);
-            distance.copied().unwrap_or(u32::MAX)
-        });
-        nearest.map_or_else(Vec::new, |nearest| nearest.cpus.clone())
+/// The CPUs of a node, or if it has none those of the node with CPUs that is at the least distance
+/// from it: of several the one of the lowest number. None where there is no such node.
+///
+/// # Errors
+///
+/// [`TextError`] on a kernel without NUMA, and where a file of sysfs does not say what it should.
+///
+/// # References
+///
+/// `Documentation/ABI/stable/sysfs-devices-node`.
+pub fn nearest_cpus(node: u32) -> Result<Vec<usize>, TextError> {
+    nearest_cpus_in(Path::new("/sys"), node)
+}
+
+fn nearest_cpus_in(root: &Path, node: u32) -> Result<Vec<usize>, TextError> {
+    let folder = root.join("devices/system/node");
+    let of = |node| text::if_there(cpus(&folder.join(format!("node{node}"))));
+    match of(node)? {
+        None => return Ok(Vec::new()),
+        Some(cpus) if !cpus.is_empty() => return Ok(cpus),
+        Some(_) => {}
     }
+    let online = text::read_list(folder.join("online"), MAX_NODES)?;
+    let distances = distances(&folder.join(format!("node{node}/distance")), &online)?;
+    let mut nearest: Option<(u32, Vec<usize>)> = None;
+    for other in online {
+        let distance = distances.get(&other).copied().unwrap_or(u32::MAX);
+        // The first of the least: nodes are in order.
+        if nearest.as_ref().is_none_or(|(least, _)| distance < *least) {
+            let cpus = of(other)?.unwrap_or_default();
+            nearest = if cpus.is_empty() {
+                nearest
+            } else {
+                Some((distance, cpus))
+            };
+        }
+    }
+    Ok(nearest.map_or_else(Vec::new, |(_, cpus)| cpus))
+}
+
+fn cpus(at: &Path) -> Result<Vec<usize>, TextError> {
+    let cpus = text::read_list(at.join("cpulist"), MAX_CPUS)?;
+    Ok(cpus.into_iter().map(|cpu| to_usize(cpu.into())).collect())
 }
 
 /// How large the memory of a node is, in bytes.
@@ -237,7 +266,6 @@ fn memory_size_at(at: &Path, number: u32) -> Result<MemorySize, TextError> {
 
 fn node(at: &Path, number: u32, online: &[u32]) -> Result<NumaNode, TextError> {
     let memory = memory_size_at(at, number)?;
-    let cpus = text::read_list(at.join("cpulist"), MAX_CPUS)?;
     let initiators = at.join("access0/initiators");
     Ok(NumaNode {
         number,
@@ -247,7 +275,8 @@ fn node(at: &Path, number: u32, online: &[u32]) -> Result<NumaNode, TextError> {
         tier: None,
         total_bytes: memory.total,
         free_bytes: memory.free,
-        cpus: cpus.into_iter().map(|cpu| to_usize(cpu.into())).collect(),
+        cpus: cpus(at)?,
+        nearest_cpus: Vec::new(),
         distances: distances(&at.join("distance"), online)?,
         initiators: numbered(&initiators, "node")?,
         performance: performance(&initiators)?,

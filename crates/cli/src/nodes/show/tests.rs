@@ -18,6 +18,7 @@ fn node(number: u32, kind: NodeKind, cpus: &[usize]) -> NumaNode {
         },
         free_bytes: 1 << 30,
         cpus: cpus.to_vec(),
+        nearest_cpus: cpus.to_vec(),
         distances: BTreeMap::from([(0, 10), (1, 14), (2, 21)]),
         tier: (kind != NodeKind::Memoryless).then_some(4),
         initiators: vec![0],

@@ -126,8 +126,8 @@ fn two_nodes_with_all_that_there_is() {
     };
     assert_eq!(node.huge_pages, [pool]);
     assert_eq!(topology.nodes[0].huge_pages, []);
-    assert_eq!(topology.nearest_cpus(0), [0, 1, 4]);
-    assert_eq!(topology.nearest_cpus(7), []);
+    assert_eq!(nearest_cpus_in(tree.0.path(), 0).unwrap(), [0, 1, 4]);
+    assert_eq!(nearest_cpus_in(tree.0.path(), 7).unwrap(), []);
 }
 
 #[test]
@@ -152,8 +152,12 @@ fn nodes_without_cpus_are_near_to_others() {
         .node(4, 1 << 20, "", "20 20 20 10");
     let topology = tree.read().unwrap();
     assert_eq!(topology.nodes[3].distances[&3], 20, "there is no node 2");
-    assert_eq!(topology.nearest_cpus(3), [1, 2]);
-    assert_eq!(topology.nearest_cpus(4), [0], "of two the lower");
+    assert_eq!(nearest_cpus_in(tree.0.path(), 3).unwrap(), [1, 2]);
+    assert_eq!(
+        nearest_cpus_in(tree.0.path(), 4).unwrap(),
+        [0],
+        "of two the lower"
+    );
     assert_eq!(topology.nodes[2].kind, NodeKind::CpuLess);
 }
 
@@ -166,7 +170,7 @@ fn distances_may_be_missing() {
     fs::remove_file(tree.0.path().join("devices/system/node/node1/distance")).unwrap();
     let topology = tree.read().unwrap();
     assert!(topology.nodes[1].distances.is_empty());
-    assert_eq!(topology.nearest_cpus(1), [0]);
+    assert_eq!(nearest_cpus_in(tree.0.path(), 1).unwrap(), [0]);
 }
 
 #[test]
@@ -222,7 +226,7 @@ fn nodes_without_memory_are_there_too() {
     let topology = tree.read().unwrap();
     let node = topology.node(1).unwrap();
     assert_eq!((node.kind, node.tier), (NodeKind::Memoryless, None));
-    assert_eq!(topology.nearest_cpus(1), [2, 3]);
+    assert_eq!(nearest_cpus_in(tree.0.path(), 1).unwrap(), [2, 3]);
 }
 
 #[test]
@@ -341,7 +345,7 @@ fn this_machine_can_be_read() {
         Ok(topology) => {
             let with_memory = topology.nodes.iter().filter(|node| node.total_bytes > 0);
             assert!(with_memory.count() > 0, "{topology:?}");
-            assert!(!topology.nearest_cpus(topology.nodes[0].number).is_empty());
+            assert!(!nearest_cpus(topology.nodes[0].number).unwrap().is_empty());
         }
         Err(error) => assert!(error.to_string().contains("node/online"), "{error}"),
     }
