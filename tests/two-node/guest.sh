@@ -62,7 +62,7 @@ boot_once() { # IMAGE INITRAMFS FILES
     fi
     libraries=$cache/tools/usr/lib/x86_64-linux-gnu:$cache/tools/lib/x86_64-linux-gnu
     PATH=$PATH:$cache/tools/usr/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
-        timeout "$limit" qemu-system-x86_64 "${speed[@]}" -cpu max,la57=off -machine q35,hmat=on,usb=off \
+        timeout "$limit" qemu-system-x86_64 "${speed[@]}" -cpu "max,la57=off${icount:+,erms=off,fsrm=off}" -machine q35,hmat=on,usb=off \
         -m 2560M -smp 2 \
         -object memory-backend-ram,id=near,size=1536M -object memory-backend-ram,id=far,size=1G \
         -numa node,nodeid=0,memdev=near,cpus=0-1,initiator=0 -numa node,nodeid=1,memdev=far,initiator=0 \
