@@ -35,9 +35,12 @@ impl Default for Stride {
 }
 
 impl Stride {
-    /// How many base pages the next slice may have.
-    pub(crate) fn base_pages(&self) -> u64 {
-        if self.probed { u64::MAX } else { PROBE }
+    /// How many base pages the next slice may have, which begins with a folio.
+    pub(crate) fn base_pages(&self, first: Folio) -> u64 {
+        match self.probed || first.order() != Order::BASE {
+            true => u64::MAX,
+            false => PROBE,
+        }
     }
 
     /// Whether folios are larger than a page, as far as is known.
@@ -58,7 +61,8 @@ impl Stride {
 
     /// Learns from so many pages that were named, of which some went with others: one a folio.
     pub(crate) fn learn(&mut self, named: usize, with_others: usize) {
-        self.probed = true;
+        // A few, huge pages perhaps, say nothing.
+        self.probed |= named as u64 >= PROBE;
         if with_others < EVIDENCE * self.doubt {
             return;
         }
@@ -86,10 +90,12 @@ mod tests {
     #[test]
     fn base_pages_are_all_named() {
         let mut stride = Stride::default();
-        assert_eq!(stride.base_pages(), PROBE);
-        stride.learn(512, 3);
-        assert_eq!(stride.base_pages(), u64::MAX);
         let all = pages(0..100);
+        let huge = Folio::new(512, Order::HUGE).unwrap();
+        assert_eq!(stride.base_pages(all[0]), PROBE);
+        assert_eq!(stride.base_pages(huge), u64::MAX);
+        stride.learn(512, 3);
+        assert_eq!(stride.base_pages(all[0]), u64::MAX);
         assert_eq!(stride.split(&all), (all.clone(), Vec::new()));
     }
 

@@ -122,7 +122,7 @@ impl<'c, 'r> Worker<'c, 'r> {
                     rest = &[];
                     break;
                 }
-                let room = self.pace.base_pages().min(self.stride.base_pages());
+                let room = self.pace.base_pages().min(self.stride.base_pages(rest[0]));
                 let mut pages = 0;
                 let fit = rest.iter().take_while(|folio| {
                     pages += folio.base_pages();
