@@ -86,10 +86,11 @@ fn watch(target: &Target) -> Result<(), CliError> {
         let (rows, picture) = looked?;
         let mut text = show(target, &rows, &picture, width);
         if terminal.is_term() {
-            // What does not fit above would scroll away: the picture is at the end.
-            let lines = usize::from(terminal.size().0).saturating_sub(1);
-            let skipped = text.lines().count().saturating_sub(lines);
-            let shown = text.lines().skip(skipped).collect::<Vec<_>>().join("\n");
+            // The sum is the first line, the picture the last; of the mappings between as many as fit.
+            let lines = usize::from(terminal.size().0).saturating_sub(2).max(1);
+            let skipped = text.lines().count().saturating_sub(lines).max(1);
+            let shown = text.lines().take(1).chain(text.lines().skip(skipped));
+            let shown = shown.collect::<Vec<_>>().join("\n");
             terminal
                 .clear_screen()
                 .map_err(|error| CliError::Failed(format!("cannot write: {error}")))?;
@@ -189,6 +190,8 @@ fn show(target: &Target, rows: &[Row], picture: &Picture, width: usize) -> Strin
     }
     columns.push(column("what".to_owned(), 3, &|row| short(&row.what)));
     columns.push(column("policy".to_owned(), 4, &|row| row.policy.clone()));
-    columns.push(column(String::new(), 5, &|row| row.permissions.clone()));
+    columns.push(column("access".to_owned(), 5, &|row| {
+        row.permissions.clone()
+    }));
     format!("{title}{}\n{}", figures(columns, width), picture.draw())
 }

@@ -7,6 +7,8 @@ use std::ops::Range;
 use console::style;
 use indicatif::BinaryBytes;
 
+use crate::table::fold;
+
 /// Lines of the picture, at most about.
 const LINES: usize = 16;
 /// The smallest piece that gets a character.
@@ -109,12 +111,12 @@ impl Picture {
             }
             text.push('\n');
         }
-        let _ = writeln!(
-            text,
+        let legend = format!(
             "each character is {}: 0 node 0, 1 node 1, ..; A node 0, B node 1, .. in huge pages; + several \
-             nodes; . nothing in memory",
+             nodes; . nothing in memory\n",
             BinaryBytes(self.piece)
         );
+        text.push_str(&fold(&legend, self.columns + MARGIN));
         text
     }
 
@@ -169,7 +171,7 @@ mod tests {
     fn drawn(picture: &Picture) -> Vec<String> {
         console::set_colors_enabled(false);
         let text = picture.draw();
-        let lines = text.lines().filter(|line| !line.starts_with("each"));
+        let lines = text.lines().take_while(|line| !line.starts_with("each"));
         lines.map(|line| line.trim().to_owned()).collect()
     }
 

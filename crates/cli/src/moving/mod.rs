@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressStyle};
 use transhume_process::{Nodes, Plan, Progress, Report, Request, Target};
 use transhume_sys::numa::Shared;
 
@@ -126,28 +126,19 @@ fn watched(request: &Request, targets: Vec<Target>) -> Result<Report, CliError> 
         stop.stop();
     })
     .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
-    // It shows itself only where standard error is a terminal.
+    // It shows itself only where standard error is a terminal; what does not fit there is cut off.
     let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template(
-        "{bar:24} {binary_bytes} of {binary_total_bytes}, {decimal_bytes_per_sec}, {eta} left, {wide_msg}",
-    );
+    let style = ProgressStyle::with_template("{bar:16} {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let report = thread::scope(|scope| {
         let mover = scope.spawn(|| request.run(targets, &progress));
         while !mover.is_finished() {
-            bar.set_length(progress.planned_bytes());
-            bar.set_position(progress.handled_bytes().min(progress.planned_bytes()));
-            let stopping = if progress.is_stopped() {
-                ", stopping"
-            } else {
-                ""
-            };
-            bar.set_message(format!(
-                "{} pages, {} moved, {} at work{stopping}",
-                progress.moved_folios(),
-                BinaryBytes(progress.moved_bytes()),
-                progress.workers(),
-            ));
+            let planned = progress.planned_bytes();
+            if planned > 0 {
+                bar.set_length(planned);
+                bar.set_position(progress.handled_bytes().min(planned));
+                bar.set_message(so_far(&progress, &bar));
+            }
             thread::sleep(Duration::from_millis(if bar.is_hidden() { 5 } else { 50 }));
         }
         mover.join()
@@ -158,6 +149,23 @@ fn watched(request: &Request, targets: Vec<Target>) -> Result<Report, CliError> 
             "a worker panicked; the memory is where it was or where it was to go".to_owned(),
         )
     })
+}
+
+/// How far it is, the most important first.
+fn so_far(progress: &Progress, bar: &ProgressBar) -> String {
+    let left = if progress.is_stopped() {
+        "stopping".to_owned()
+    } else {
+        format!("{} left", HumanDuration(bar.eta()))
+    };
+    format!(
+        "{} of {}, {:.2} GB/s, {left}, {} pages, {} at work",
+        BinaryBytes(progress.handled_bytes()),
+        BinaryBytes(progress.planned_bytes()),
+        bar.per_sec() / 1e9,
+        progress.moved_folios(),
+        progress.workers(),
+    )
 }
 
 /// The exit status.
