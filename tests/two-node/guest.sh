@@ -48,29 +48,37 @@ boot() { # IMAGE INITRAMFS FILES
 }
 
 boot_once() { # IMAGE INITRAMFS FILES
-    local libraries speed options="" status=0 said
+    local libraries speed options="" status=0 said cpu=max,la57=off
     # Node 1 is like memory behind a cable: at distance 21, nearly three times the latency, a sixth of the
-    # bandwidth. So the kernel takes it for a lower tier.
+    # bandwidth. So the kernel takes it for a lower tier. Node 2 is a little of the same, for what wants several
+    # destinations.
     local near=hierarchy=memory,initiator=0,target=0 far=hierarchy=memory,initiator=0,target=1
+    local third=hierarchy=memory,initiator=0,target=2
     if [ -n "$icount" ]; then
         # Counts repeat only if nothing comes from outside: no clock, no random numbers.
         speed=(-accel "tcg,thread=single,tb-size=512" -icount "shift=0,sleep=off"
             -rtc "clock=vm,base=2026-01-01" -seed 1)
         options="nokaslr norandmaps"
+        # Each step of a string instruction is counted; with these there is one a byte where there could be one a word.
+        cpu=$cpu,erms=off,fsrm=off
     else
         speed=(-accel "tcg,thread=multi,tb-size=512")
     fi
     libraries=$cache/tools/usr/lib/x86_64-linux-gnu:$cache/tools/lib/x86_64-linux-gnu
     PATH=$PATH:$cache/tools/usr/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
-        timeout "$limit" qemu-system-x86_64 "${speed[@]}" -cpu "max,la57=off${icount:+,erms=off,fsrm=off}" -machine q35,hmat=on,usb=off \
-        -m 2560M -smp 2 \
+        timeout "$limit" qemu-system-x86_64 "${speed[@]}" -cpu "$cpu" -machine q35,hmat=on,usb=off \
+        -m 2816M -smp 2 \
         -object memory-backend-ram,id=near,size=1536M -object memory-backend-ram,id=far,size=1G \
+        -object memory-backend-ram,id=third,size=256M \
         -numa node,nodeid=0,memdev=near,cpus=0-1,initiator=0 -numa node,nodeid=1,memdev=far,initiator=0 \
-        -numa dist,src=0,dst=1,val=21 \
+        -numa node,nodeid=2,memdev=third,initiator=0 \
+        -numa dist,src=0,dst=1,val=21 -numa dist,src=0,dst=2,val=21 -numa dist,src=1,dst=2,val=31 \
         -numa "hmat-lb,$near,data-type=access-latency,latency=90" \
         -numa "hmat-lb,$near,data-type=access-bandwidth,bandwidth=200G" \
         -numa "hmat-lb,$far,data-type=access-latency,latency=250" \
         -numa "hmat-lb,$far,data-type=access-bandwidth,bandwidth=30G" \
+        -numa "hmat-lb,$third,data-type=access-latency,latency=250" \
+        -numa "hmat-lb,$third,data-type=access-bandwidth,bandwidth=30G" \
         -nodefaults -no-user-config -display none -no-reboot \
         -serial stdio -serial "file:$3.console" -kernel "$1" -initrd "$2" \
         -append "console=ttyS1 panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check numa_balancing=disable $options" \

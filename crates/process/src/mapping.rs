@@ -8,6 +8,8 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use transhume_sys::map::range_of_line;
+
 use crate::target::{Target, plain};
 
 /// What a mapping is made of.
@@ -96,9 +98,7 @@ fn parse_maps(text: &[u8]) -> Vec<Mapping> {
 fn parse_mapping(line: &[u8]) -> Option<Mapping> {
     let mut fields = line.splitn(6, |&byte| byte == b' ');
     let mut next = || std::str::from_utf8(fields.next()?).ok();
-    let (start, end) = next()?.split_once('-')?;
-    let address = |hex| usize::from_str_radix(hex, 16).ok();
-    let range = address(start)?..address(end)?;
+    let range = range_of_line(next()?)?;
     let permissions = next()?.to_owned();
     let (_offset, _device, _inode) = (next()?, next()?, next()?);
     let name = fields.next().unwrap_or_default().trim_ascii_start();

@@ -74,8 +74,8 @@ fn interrupted() {
     let herd = Herd::new(32, &[]);
     let mover = begin(
         herd.pid(),
-        0,
-        1,
+        "0",
+        "1",
         &["--only", &herd.range(), "--bandwidth", "8MiB/s"],
     );
     while herd.on_node(1).0 == 0 {

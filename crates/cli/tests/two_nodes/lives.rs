@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(crate) fn life(name: &str) -> Option<fn()> {
         "churning" => churning,
         "executing" => executing,
         "patched" => patched,
+        "pooled" => pooled,
+        "filed" => filed,
         "painted" => painted,
         _ => return None,
     })
@@ -57,10 +60,7 @@ fn show(memory: &NodeMemory) {
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     let words = memory.shared_words().iter().enumerate();
     for (index, word) in words {
-        assert_eq!(
-            word.load(std::sync::atomic::Ordering::Relaxed),
-            index as u64
-        );
+        assert_eq!(word.load(Relaxed), index as u64);
     }
 }
 
@@ -99,11 +99,11 @@ fn spliced() {
 /// Maps, fills, checks and unmaps memory, and starts processes, until its input ends.
 fn churning() {
     let memory = memory();
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut round = 0_u8;
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            while !over.load(Relaxed) {
                 let some = vec![round; 2 << 20];
                 assert!(some.iter().all(|&byte| byte == round));
                 let child = Command::new("true").stdin(Stdio::null()).status();
@@ -112,7 +112,7 @@ fn churning() {
             }
         });
         show(&memory);
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        over.store(true, Relaxed);
     });
 }
 
@@ -128,6 +128,62 @@ fn executing() {
         .args(["herd", "--node", "0", "--bytes", "8MiB"])
         .exec();
     panic!("{other}");
+}
+
+/// Has memory of the pool of huge pages.
+fn pooled() {
+    let (bytes, node) = (8 << 20, std::ptr::null_mut());
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+    // SAFETY: the kernel finds room for it.
+    let start = unsafe { libc::mmap(node, bytes, access, flags, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    show_range(start.addr(), bytes);
+}
+
+/// Has mapped a file whose name is no simple one, alone.
+fn filed() {
+    let path = "/tmp/a, file";
+    std::fs::write(path, vec![7; 4 << 20]).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let bytes = 4 << 20;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel finds room for it.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            access,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    assert_ne!(start, libc::MAP_FAILED);
+    show_range(start.addr(), bytes);
+    std::fs::remove_file(path).unwrap();
+}
+
+/// Fills memory that is this process's, shows it, and checks it.
+fn show_range(start: usize, bytes: usize) {
+    let word = |at: usize| {
+        let word = std::ptr::with_exposed_provenance::<AtomicUsize>(start + at);
+        // SAFETY: the memory is mapped, and stays so.
+        unsafe { &*word }
+    };
+    (0..bytes)
+        .step_by(8)
+        .for_each(|at| word(at).store(at, Relaxed));
+    println!("{start:#x}-{:#x}", start + bytes);
+    std::io::stdout().flush().unwrap();
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    for at in (0..bytes).step_by(8) {
+        assert_eq!(word(at).load(Relaxed), at);
+    }
 }
 
 /// Has its memory in a thousand mappings.
@@ -153,8 +209,8 @@ fn it_exits() {
     let mut herd = Herd::new(32, &[]);
     let mover = begin(
         herd.pid(),
-        0,
-        1,
+        "0",
+        "1",
         &["--only", &herd.range(), "--bandwidth", "8MiB/s"],
     );
     while herd.on_node(1).0 == 0 {
@@ -263,8 +319,8 @@ fn it_executes_another_program() {
     let (mut child, _) = live("executing");
     let mover = begin(
         child.id(),
-        0,
-        1,
+        "0",
+        "1",
         &["--bandwidth", "2MiB/s", "--only", "anon"],
     );
     sleep(Duration::from_millis(500));

@@ -2,7 +2,8 @@
 
 use crate::Case;
 use crate::herd::{Herd, MIB};
-use crate::program::{moves, transhume};
+use crate::program::{moves, moves_to, transhume};
+use crate::reasons::{let_go, live};
 
 pub(crate) const CASES: &[Case] = &[
     ("moves::there_and_back", there_and_back),
@@ -21,6 +22,9 @@ pub(crate) const CASES: &[Case] = &[
         "moves::folios_between_base_and_huge",
         folios_between_base_and_huge,
     ),
+    ("moves::several_destinations", several_destinations),
+    ("moves::a_pool_of_huge_pages", a_pool_of_huge_pages),
+    ("moves::a_file", a_file),
     ("moves::several_processes", several_processes),
     ("moves::a_dry_run_moves_nothing", a_dry_run_moves_nothing),
     ("moves::nothing_to_move", nothing_to_move),
@@ -131,6 +135,45 @@ fn folios_between_base_and_huge() {
     // There are 512 such folios, and 16 batches.
     assert!(shootdowns < 128, "{report:?}");
     herd.end();
+}
+
+/// By share, and the same page to the same node each time.
+fn several_destinations() {
+    for pages in ["4k", "2m"] {
+        let herd = Herd::new(64, &["--page-size", pages]);
+        let report = moves_to(herd.pid(), "0", "1=3,2=1", &["--only", &herd.range()]);
+        assert_eq!((report.code, report.moved()), (0, 64 * MIB), "{report:?}");
+        assert_eq!((herd.on_node(1).0, herd.on_node(2).0), (48 * MIB, 16 * MIB));
+        let report = moves_to(herd.pid(), "1,2", "0", &["--only", &herd.range()]);
+        assert_eq!((report.code, report.moved()), (0, 64 * MIB), "{report:?}");
+        herd.end();
+    }
+}
+
+/// They go whole, and take no room of the destination's pool.
+fn a_pool_of_huge_pages() {
+    let pool = |pages: u32| {
+        let node = "/sys/devices/system/node/node0";
+        let path = format!("{node}/hugepages/hugepages-2048kB/nr_hugepages");
+        std::fs::write(path, pages.to_string()).unwrap();
+    };
+    pool(8);
+    let (child, range) = live("pooled");
+    let report = moves(child.id(), 0, 1, &["--only", &range]);
+    assert_eq!((report.code, report.moved()), (0, 8 * MIB), "{report:?}");
+    assert_eq!(report.only()["moved"]["pages"], 4);
+    let_go(child);
+    pool(0);
+}
+
+fn a_file() {
+    let (child, range) = live("filed");
+    let file = "file:/tmp/a, file";
+    let report = moves(child.id(), 0, 1, &["--only", file]);
+    assert_eq!((report.code, report.moved()), (0, 4 * MIB), "{report:?}");
+    let report = moves(child.id(), 0, 1, &["--only", &format!("{range},{file}")]);
+    assert_eq!((report.code, report.moved()), (0, 0), "{report:?}");
+    let_go(child);
 }
 
 fn several_processes() {

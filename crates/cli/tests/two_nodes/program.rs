@@ -63,18 +63,23 @@ impl Report {
     }
 }
 
-/// Moves memory of a process.
+/// Moves memory of a process from a node to another.
 pub(crate) fn moves(pid: u32, from: u32, to: u32, more: &[&str]) -> Report {
-    let report = Report::of(&begin(pid, from, to, more).wait_with_output().unwrap());
+    moves_to(pid, &from.to_string(), &to.to_string(), more)
+}
+
+/// Moves memory of a process.
+pub(crate) fn moves_to(pid: u32, from: &str, to: &str, more: &[&str]) -> Report {
+    let report = ended(begin(pid, from, to, more));
     report.is_explained();
     report
 }
 
 /// Begins to.
-pub(crate) fn begin(pid: u32, from: u32, to: u32, more: &[&str]) -> Child {
+pub(crate) fn begin(pid: u32, from: &str, to: &str, more: &[&str]) -> Child {
     transhume()
         .args(["move", "--json", "-", "--pid", &pid.to_string()])
-        .args(["--from", &from.to_string(), "--to", &to.to_string()])
+        .args(["--from", from, "--to", to])
         .args(more)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

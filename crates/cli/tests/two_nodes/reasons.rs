@@ -96,12 +96,12 @@ fn nodes_that_are_none() {
         (
             "0",
             "7",
-            "there is no node 7 that is online; nodes with memory are 0, 1",
+            "there is no node 7 that is online; nodes with memory are 0, 1, 2",
         ),
         ("7", "0", "there is no node 7"),
         ("0", "0", "node 0 is both"),
         ("0,1", "1", "node 1 is both"),
-        ("all", "0,1", "none to move memory from"),
+        ("all", "0,1,2", "none to move memory from"),
     ] {
         let line = refused(&["--pid", &pid, "--from", from, "--to", to]);
         assert!(line.contains(why), "{line}");

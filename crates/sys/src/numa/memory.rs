@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use crate::advise::{Advice, advise};
-use crate::map::{HUGE_PAGE, Mapping};
+use crate::map::{HUGE_PAGE, Mapping, range_of_line};
 use crate::numa::{BindFlags, PageStatus, Policy, mbind, query_pages};
 use crate::text::{self, TextError};
 use crate::{Call, CallError, Errno};
@@ -129,20 +129,13 @@ fn huge_bytes(smaps: &str, range: &Range<usize>) -> usize {
     let mut within = false;
     let mut bytes = 0;
     for line in smaps.lines() {
-        if let Some(vma) = header(line) {
+        if let Some(vma) = range_of_line(line) {
             within = vma.start < range.end && range.start < vma.end;
         } else if within && let Some(huge) = text::kib_field(line, "AnonHugePages") {
             bytes += crate::abi::to_usize(huge);
         }
     }
     bytes
-}
-
-/// The range of a line such as `7f00-7f10 rw-p 00000000 00:00 0`, if it is one.
-fn header(line: &str) -> Option<Range<usize>> {
-    let (start, end) = line.split_whitespace().next()?.split_once('-')?;
-    let address = |hex| usize::from_str_radix(hex, 16).ok();
-    Some(address(start)?..address(end)?)
 }
 
 #[cfg(test)]
