@@ -1,10 +1,14 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
+use std::collections::BTreeSet;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use transhume_process::{Select, Shares, UnknownSelect};
 use transhume_region::PageSize;
 
 /// Moves memory pages between kinds of memory while the programs that use them keep running.
@@ -21,6 +25,166 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Lists the copiers, and whether this machine has them
     Engines(Engines),
+    /// Shows where the memory of a process is
+    Map(Map),
+    /// Moves the memory of running processes from NUMA nodes to others
+    #[command(after_help = MOVE_EXIT)]
+    Move(Move),
+    /// A process with memory that it uses and checks all the while, to be moved
+    #[command(hide = true)]
+    Herd(Herd),
+    /// Shows the nodes of the machine and its memory tiers: how large, how far and how fast
+    Nodes(Nodes),
+}
+
+const MOVE_EXIT: &str = "Exit status: 0 everything is where it was to go; 3 some of it stayed, and the \
+    table says why; 2 it was refused, nothing was done; 1 something failed.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Herd {
+    /// How much memory
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) bytes: NonZeroU64,
+    /// Where it is at first
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: u32,
+    /// Where every second page of it is
+    #[arg(long, value_name = "NODE")]
+    pub(crate) second: Option<u32>,
+    /// Size of its pages
+    #[arg(long, value_name = "4k|2m", value_parser = page_size, default_value = "4k")]
+    pub(crate) page_size: PageSize,
+    /// Threads that use it
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
+    pub(crate) threads: NonZeroUsize,
+    /// More memory, that is filled and not used
+    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "beside_node")]
+    pub(crate) beside: Option<NonZeroU64>,
+    /// Where that is
+    #[arg(long, value_name = "NODE")]
+    pub(crate) beside_node: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Map {
+    /// The process
+    #[arg(long, value_name = "PID", value_parser = pid)]
+    pub(crate) pid: i32,
+    /// Shows it again every second until Ctrl-C, or the end of the process
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Writes it as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-", conflicts_with = "watch")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Move {
+    /// The processes
+    #[arg(long, value_name = "PID[,PID]", required = true, value_delimiter = ',', value_parser = pid)]
+    pub(crate) pid: Vec<i32>,
+    /// The nodes that memory leaves; `all` is all others
+    #[arg(long, value_name = "NODE[,NODE]|all", value_parser = from)]
+    pub(crate) from: From,
+    /// Where it goes: a node, several by turns (1,2), or by share (1=3,2=1)
+    #[arg(long, value_name = "NODE[=SHARE][,NODE..]")]
+    pub(crate) to: Shares,
+    /// Which memory: heap, stack, anon, shared, file, addresses START-END, file:PATH, which comes last
+    /// because a path may have commas; may be repeated [default: all]
+    #[arg(long, value_name = "SELECT[,SELECT]", value_parser = only)]
+    pub(crate) only: Vec<Selects>,
+    /// The most bytes that move, as in 500M or 2GiB
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) limit: Option<NonZeroU64>,
+    /// The most threads that move at once [default: half of the CPUs, up to 4]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// The most bytes a second, as in 500M or 2GiB
+    #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
+    pub(crate) bandwidth: Option<NonZeroU64>,
+    /// The longest that the process should wait for a page, as in 5ms
+    #[arg(long, value_name = "TIME", value_parser = stall)]
+    pub(crate) max_stall: Option<Duration>,
+    /// Makes room on a full node with memory of the processes that is not selected, by turns
+    #[arg(long)]
+    pub(crate) exchange: bool,
+    /// Moves what other processes map too; needs CAP_SYS_NICE
+    #[arg(long)]
+    pub(crate) include_shared: bool,
+    /// Moves the processes that these have started too, also those started meanwhile
+    #[arg(long)]
+    pub(crate) follow_children: bool,
+    /// Shows what would move, and moves nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Says how it goes about it, and why
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Writes the report as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Parts of memory that one word names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selects(pub(crate) Vec<Select>);
+
+fn only(list: &str) -> Result<Selects, UnknownSelect> {
+    let mut selects = Vec::new();
+    let mut rest = Some(list);
+    while let Some(list) = rest {
+        let (word, others) = match list.split_once(',') {
+            Some((word, others)) if !list.starts_with("file:") => (word, Some(others)),
+            _ => (list, None),
+        };
+        selects.push(word.parse()?);
+        rest = others;
+    }
+    Ok(Selects(selects))
+}
+
+/// The nodes that memory leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// All that it does not go to.
+    All,
+    Nodes(BTreeSet<u32>),
+}
+
+fn from(list: &str) -> Result<From, String> {
+    if list == "all" {
+        return Ok(From::All);
+    }
+    let nodes = list.split(',').map(str::parse);
+    let nodes = nodes.collect::<Result<Vec<u32>, _>>();
+    let nodes = nodes.map_err(|_| "it is a list of nodes such as 0 or 0,2, or all".to_owned())?;
+    let mut seen = BTreeSet::new();
+    match nodes.into_iter().find(|&node| !seen.insert(node)) {
+        Some(twice) => Err(format!("node {twice} is named twice")),
+        None => Ok(From::Nodes(seen)),
+    }
+}
+
+fn pid(text: &str) -> Result<i32, String> {
+    let pid = text.parse().ok().filter(|&pid| pid > 0);
+    pid.ok_or_else(|| "the number of a process is wanted".to_owned())
+}
+
+fn bytes(text: &str) -> Result<NonZeroU64, String> {
+    let bytes = text.parse::<ByteSize>().ok();
+    let bytes = bytes.and_then(|bytes| NonZeroU64::new(bytes.as_u64()));
+    bytes.ok_or_else(|| "a number of bytes is wanted, as in 500M or 2GiB".to_owned())
+}
+
+fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
+    bytes(text.strip_suffix("/s").unwrap_or(text))
+        .map_err(|_| "bytes a second are wanted, as in 500M or 2GiB".to_owned())
+}
+
+fn stall(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    let time = time.filter(|time| !time.is_zero());
+    time.ok_or_else(|| "a time is wanted, as in 500us or 5ms".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -31,7 +195,7 @@ pub(crate) struct Bench {
     /// Size of the pages; by default both, and 2m for `copy`
     #[arg(long, value_name = "4k|2m", value_parser = page_size)]
     pub(crate) page_size: Option<PageSize>,
-    /// Pages of the region [default: 64 MiB of 4k, 128 MiB of 2m]
+    /// Pages of the region, or of the process [default: 64 MiB of 4k, 128 MiB of 2m]
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) pages: Option<NonZeroUsize>,
     /// The most threads that copy at once [default: the CPUs]
@@ -64,6 +228,17 @@ pub(crate) struct Engines {
     pub(crate) json: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// Measures the latency and the bandwidth of each node, in a few seconds a node and up to a
+    /// quarter of its free memory
+    #[arg(long)]
+    pub(crate) measure: bool,
+    /// Writes the nodes as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum What {
     /// One page at a time against batches of several sizes
@@ -72,7 +247,9 @@ pub(crate) enum What {
     Copy,
     /// Batch size against total time, first page and stall
     Batch,
-    /// All of these
+    /// Ways to move the memory of a process at work between two nodes
+    Move,
+    /// All of these, and `move` where two nodes have memory
     All,
 }
 
@@ -122,5 +299,20 @@ fn page_size(text: &str) -> Result<PageSize, String> {
         "4k" => Ok(PageSize::Base),
         "2m" => Ok(PageSize::Huge),
         _ => Err("a page size is 4k or 2m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_may_have_commas() {
+        let Selects(selects) = only("heap,stack,file:/a,b").unwrap();
+        assert_eq!(
+            selects,
+            [Select::Heap, Select::Stack, Select::File("/a,b".into())]
+        );
+        assert!(only("heap,").is_err() && only("").is_err());
     }
 }

@@ -3,10 +3,16 @@
 
 mod args;
 mod bench;
+mod context;
 mod engines;
 mod error;
+mod herd;
 mod json;
 mod machine;
+mod map;
+mod median;
+mod moving;
+mod nodes;
 mod table;
 mod workload;
 
@@ -27,6 +33,10 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Bench(args) => bench::run(&args),
         Command::Engines(args) => engines::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Herd(args) => herd::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Map(args) => map::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Move(args) => moving::run(&args),
+        Command::Nodes(args) => nodes::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         // Nobody may be left to read it.

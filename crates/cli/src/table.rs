@@ -1,5 +1,7 @@
 //! Tables in the terminal.
 
+use std::borrow::Cow;
+
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 /// An empty table that fits the terminal, or has no limit where there is none.
@@ -14,7 +16,7 @@ pub(crate) fn new<const N: usize>(header: [&str; N]) -> Table {
 /// A column of figures: what it is called, and each row's entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Column {
-    pub(crate) header: &'static str,
+    pub(crate) header: Cow<'static, str>,
     /// Columns of higher numbers are left out first where there is no room.
     pub(crate) rank: u8,
     pub(crate) cells: Vec<String>,
@@ -51,7 +53,7 @@ fn draw(columns: &[Column]) -> String {
     let mut table = Table::new();
     table.load_preset("     ──            ");
     table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(columns.iter().map(|column| Cell::new(column.header)));
+    table.set_header(columns.iter().map(|column| Cell::new(&column.header)));
     let rows = columns
         .iter()
         .map(|column| column.cells.len())
@@ -60,7 +62,8 @@ fn draw(columns: &[Column]) -> String {
     for row in 0..rows {
         table.add_row(columns.iter().map(|column| {
             let text = column.cells.get(row).map_or("", String::as_str);
-            let left = column.rank == 0;
+            // Words are read from their beginning, figures are compared by their ends.
+            let left = column.rank == 0 || !column.cells.iter().any(|text| is_figure(text));
             let alignment = if left {
                 CellAlignment::Left
             } else {
@@ -70,6 +73,10 @@ fn draw(columns: &[Column]) -> String {
         }));
     }
     format!("{}\n", table.trim_fmt())
+}
+
+fn is_figure(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_digit())
 }
 
 /// Text in lines of up to `width` characters.
@@ -108,7 +115,7 @@ mod tests {
 
     fn columns() -> Vec<Column> {
         let column = |header, rank| Column {
-            header,
+            header: Cow::Borrowed(header),
             rank,
             cells: vec!["1234567".to_owned(); 3],
         };

@@ -9,17 +9,16 @@
 //! What the call says of a page is not relied upon where it says nothing, or that a page stayed: then
 //! the kernel is asked where the page is.
 
-mod bring;
-
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
 use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Wait};
+use transhume_process::{Check, Kernel, bring};
 use transhume_sys::CallError;
 use transhume_sys::map::Mapping;
-use transhume_sys::numa::{self, PageStatus};
+use transhume_sys::numa::{self, PageStatus, Shared};
 
 use crate::failure::{LOCK_PATIENCE, refused};
 use crate::huge::huge_bytes;
@@ -27,8 +26,6 @@ use crate::placement;
 use crate::table::{FolioTable, Tally};
 use crate::tier::{PageSize, TierId};
 use crate::{BASE_PAGE, index_of};
-
-use bring::{Kernel, bring};
 
 /// The memory of a region that the kernel moves.
 #[derive(Debug)]
@@ -207,7 +204,7 @@ impl Platform for Session<'_> {
             .iter()
             .map(|entry| self.memory.address(entry.held.index))
             .collect::<Vec<_>>();
-        let brought = bring(&mut Kernel, &heads, node);
+        let brought = bring_here(&heads, node);
         for (entry, mut brought) in entries.iter_mut().zip(brought) {
             entry.held.asked = true;
             if brought.is_ok() && self.memory.page_size == PageSize::Huge {
@@ -228,7 +225,7 @@ impl Platform for Session<'_> {
             if self.memory.page_size == PageSize::Huge {
                 let pages = self.pages_of(entry.held.index).collect::<Vec<_>>();
                 let node = self.memory.node(entry.held.from);
-                let _ = bring(&mut Kernel, &pages, node);
+                let _ = bring_here(&pages, node);
             }
         }
     }
@@ -255,6 +252,17 @@ impl Session<'_> {
             let mut there = status.iter().map(|status| status.node() == Some(node));
             pages.retain(|_| !there.next().unwrap_or(false));
         }
-        bring(&mut Kernel, &pages, node).into_iter().collect()
+        bring_here(&pages, node).into_iter().collect()
     }
+}
+
+/// Brings pages of this process to a node. Where they are is looked at afterwards, whatever was said.
+fn bring_here(pages: &[usize], node: u32) -> Vec<Result<(), Failure>> {
+    bring(
+        &mut Kernel::new(None, Shared::Leave),
+        pages,
+        node,
+        Check::All,
+    )
+    .answers
 }

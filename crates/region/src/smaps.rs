@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
 
+use transhume_sys::map::range_of_line;
+
 /// One mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Vma {
@@ -26,7 +28,7 @@ fn parse(lines: impl Iterator<Item = String>) -> Vec<Vma> {
             if let Some(last) = found.last_mut() {
                 last.mlocked = flags.split_whitespace().any(|flag| flag == "lo");
             }
-        } else if let Some(range) = parse_header(&line) {
+        } else if let Some(range) = range_of_line(&line) {
             found.push(Vma {
                 range,
                 mlocked: false,
@@ -34,13 +36,6 @@ fn parse(lines: impl Iterator<Item = String>) -> Vec<Vma> {
         }
     }
     found
-}
-
-/// The range of a line such as `7f00-7f10 rw-p 00000000 00:00 0`, if it is one.
-fn parse_header(line: &str) -> Option<Range<usize>> {
-    let (start, end) = line.split_whitespace().next()?.split_once('-')?;
-    let address = |hex| usize::from_str_radix(hex, 16).ok();
-    Some(address(start)?..address(end)?)
 }
 
 #[cfg(test)]

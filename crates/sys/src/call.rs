@@ -56,10 +56,14 @@ calls! {
     PagemapOpen = "open of pagemap",
     /// [`Pagemap::scan`](crate::pagemap::Pagemap::scan).
     PagemapScan = "PAGEMAP_SCAN",
+    /// [`Pagemap::entries`](crate::pagemap::Pagemap::entries).
+    PagemapRead = "read of pagemap",
     /// [`move_pages`](crate::numa::move_pages).
     MovePages = "move_pages",
     /// [`query_pages`](crate::numa::query_pages): the same system call, asking only.
     QueryPages = "move_pages (query)",
+    /// [`migrate_pages`](crate::numa::migrate_pages).
+    MigratePages = "migrate_pages",
     /// [`mbind`](crate::numa::mbind).
     Mbind = "mbind",
     /// [`ThreadPolicy`](crate::numa::ThreadPolicy).

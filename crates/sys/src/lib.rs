@@ -4,8 +4,8 @@
 //! One module per family of calls:
 //!
 //! - [`uffd`] is userfaultfd, with partial results as results and not as errors,
-//! - [`pagemap`] is `PAGEMAP_SCAN`,
-//! - [`numa`] has `move_pages`, `mbind`, memory policies, the nodes of the machine,
+//! - [`pagemap`] is `PAGEMAP_SCAN`, and the entries of the page map,
+//! - [`numa`] has `move_pages`, `migrate_pages`, `mbind`, memory policies, the nodes of the machine and their tiers,
 //! - [`advise`] has `madvise`, and `process_madvise` of many ranges in one call,
 //! - [`map`] has mappings, memfds,
 //! - [`shootdown`] has counters of TLB shootdowns,
@@ -16,7 +16,8 @@
 //!
 //! Memory under migration changes place, is cut off and comes back, all behind the back of the
 //! compiler. So addresses are plain numbers here, nothing hands out a reference, and the caller
-//! reaches the memory by raw or volatile access only. A function is safe when the kernel's own
+//! reaches the memory by raw or volatile access only. The exception is [`numa::NodeMemory`], which
+//! nobody else can reach and which stays at its addresses. A function is safe when the kernel's own
 //! checks keep it from touching memory that nobody promised, and `unsafe` with the missing promise
 //! spelled out otherwise. The promises are made at [`uffd::Uffd::register`] and [`map::Mapping`].
 //!

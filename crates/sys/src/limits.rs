@@ -1,9 +1,15 @@
 //! What the machine and this process may use, and do use.
 
+mod cgroup;
+
+use std::path::Path;
+
 use rustix::process::Resource;
 
 use crate::abi::to_usize;
 use crate::text::{self, TextError};
+
+pub use cgroup::cgroup_memory_left;
 
 /// How many mappings a process may have (`vm.max_map_count`).
 ///
@@ -129,28 +135,16 @@ pub fn hugetlb_free_on(node: u32, page_size: usize) -> Result<usize, TextError> 
 ///
 /// `Documentation/admin-guide/mm/hugetlbpage.rst`.
 pub fn hugetlb_sizes() -> Result<Vec<usize>, TextError> {
-    let path = "/sys/kernel/mm/hugepages";
-    let entries = match std::fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => {
-            return Err(TextError::Read {
-                path: path.into(),
-                source,
-            });
-        }
+    hugetlb_sizes_in(Path::new("/sys/kernel/mm/hugepages"))
+}
+
+/// The sizes in bytes that a folder of pools names, in order; none without the folder.
+pub(crate) fn hugetlb_sizes_in(pools: &Path) -> Result<Vec<usize>, TextError> {
+    let size = |name: String| {
+        let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        kib.parse::<usize>().ok()?.checked_mul(1024)
     };
-    let mut sizes: Vec<usize> = entries
-        .filter_map(|entry| {
-            let name = entry.ok()?.file_name().into_string().ok()?;
-            let kib: usize = name
-                .strip_prefix("hugepages-")?
-                .strip_suffix("kB")?
-                .parse()
-                .ok()?;
-            kib.checked_mul(1024)
-        })
-        .collect();
+    let mut sizes: Vec<usize> = text::entries(pools)?.into_iter().filter_map(size).collect();
     sizes.sort_unstable();
     Ok(sizes)
 }

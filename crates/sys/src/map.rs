@@ -18,6 +18,19 @@ pub use file::{MemfdPages, allocate, memfd, punch_hole, resize};
 /// The size of the huge pages that this crate aligns to and asks hugetlbfs for.
 pub const HUGE_PAGE: usize = 2 << 20;
 
+/// The addresses at the beginning of a line of `/proc/PID/maps` or `smaps` such as
+/// `7f00-7f10 rw-p 00000000 00:00 0`; `None` if it is no such line.
+///
+/// # References
+///
+/// proc_pid_maps(5).
+#[must_use]
+pub fn range_of_line(line: &str) -> Option<Range<usize>> {
+    let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    Some(address(start)?..address(end)?)
+}
+
 /// Memory of this process that is unmapped on drop.
 ///
 /// It owns its addresses and nothing else: what is mapped there may be changed by the functions of

@@ -2,7 +2,9 @@
 //!
 //! Everything here changes where memory is and not what it contains, so it is safe.
 
+mod memory;
 mod policy;
+pub mod topology;
 
 use std::fmt;
 
@@ -12,7 +14,9 @@ use rustix::process::Pid;
 use crate::abi::answer;
 use crate::text::{self, TextError};
 use crate::{Call, CallError, hook};
+use policy::NodeMask;
 
+pub use memory::{NodeMemory, NodePages};
 pub use policy::{
     BindFlags, MAX_NODES, Policy, PolicyKind, PolicyReport, ThreadPolicy, bind, mbind, node_at,
     policy_at,
@@ -103,8 +107,8 @@ pub struct Moved {
 ///
 /// # Errors
 ///
-/// `ESRCH` and `EPERM` for a process that is not there or may not be traced, `EINVAL` for lists of
-/// different lengths, `ENOSYS` on a kernel without migration.
+/// `ESRCH` and `EPERM` for a process that is not there or may not be traced, `EINVAL` for one that is
+/// about to end, and for lists of different lengths, `ENOSYS` on a kernel without migration.
 ///
 /// # References
 ///
@@ -143,8 +147,8 @@ pub fn query_pages(
 ///
 /// # Errors
 ///
-/// `ESRCH` and `EPERM` for a process that is not there or may not be traced, `EINVAL` for lists of
-/// different lengths, `ENODEV` and `EACCES` for a node that is not there or not allowed, `ENOMEM`,
+/// `ESRCH` and `EPERM` for a process that is not there or may not be traced, `EINVAL` for one that is
+/// about to end, and for lists of different lengths, `ENODEV` and `EACCES` for a node that is not there or not allowed, `ENOMEM`,
 /// `ENOSYS` on a kernel without migration. Pages before the bad one may have been moved.
 ///
 /// # References
@@ -196,6 +200,40 @@ pub fn move_pages(
         not_attempted,
         left,
     })
+}
+
+/// Moves all pages of a process that are on nodes of `from` to nodes of `to`; `None` is this process.
+/// Says how many it left, by its own count; of which, it does not say.
+///
+/// The kernel pairs the nodes by their order, and finds the pages by itself. What other processes map
+/// too moves if the caller has `CAP_SYS_NICE`.
+///
+/// # Errors
+///
+/// `ESRCH` and `EPERM` for a process that is not there or may not be moved, `EINVAL` for nodes that
+/// are not there or without memory, `ENOMEM` without room, `ENOSYS` on a kernel without migration.
+/// Some pages may have been moved.
+///
+/// # References
+///
+/// migrate_pages(2).
+pub fn migrate_pages(process: Option<Pid>, from: &[u32], to: &[u32]) -> Result<usize, CallError> {
+    let migrate = || {
+        hook::whole(Call::MigratePages)?;
+        let (from, to) = (NodeMask::of(from)?, NodeMask::of(to)?);
+        // SAFETY: the masks have as many bits as is said, and moving a page leaves its contents.
+        let ret = unsafe {
+            libc::syscall(
+                libc::SYS_migrate_pages,
+                raw_pid(process),
+                NodeMask::BITS,
+                from.as_ptr(),
+                to.as_ptr(),
+            )
+        };
+        answer(ret)
+    };
+    migrate().map_err(|errno| CallError::new(Call::MigratePages, errno))
 }
 
 fn same_length(lengths: &[usize]) -> Result<(), Errno> {

@@ -1,4 +1,7 @@
-//! `PAGEMAP_SCAN`: what the pages of a range are, and which were written.
+//! What the pages of a range are, and which were written: `PAGEMAP_SCAN`, and the entries of the
+//! page map for kernels that lack it.
+
+mod entries;
 
 use std::mem::{offset_of, size_of};
 use std::ops::Range;
@@ -12,6 +15,8 @@ use rustix::process::Pid;
 
 use crate::abi::{to_u64, to_usize};
 use crate::{Call, CallError, hook};
+
+pub use entries::{FrameFlags, Frames, PageEntry};
 
 bitflags! {
     /// What a page can be (`PAGE_IS_*`).
@@ -116,6 +121,13 @@ pub struct Pagemap {
 impl AsFd for Pagemap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// The page map that a descriptor is of: a file `/proc/PID/pagemap`, opened for reading.
+impl From<OwnedFd> for Pagemap {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
     }
 }
 

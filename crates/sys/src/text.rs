@@ -57,6 +57,33 @@ pub(crate) fn read_list(path: impl AsRef<Path>, limit: u32) -> Result<Vec<u32>, 
         .ok_or_else(|| TextError::unexpected(path, "a list of numbers"))
 }
 
+/// Nothing, where what was read is a file that is not there.
+pub(crate) fn if_there<T>(read: Result<T, TextError>) -> Result<Option<T>, TextError> {
+    match read {
+        Err(TextError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+/// The entries of a folder, by their names; none where it is not there.
+pub(crate) fn entries(path: impl AsRef<Path>) -> Result<Vec<String>, TextError> {
+    let path = path.as_ref();
+    let failed = |source| TextError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let Some(folder) = if_there(std::fs::read_dir(path).map_err(failed))? else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for entry in folder {
+        // The kernel's names are ASCII; any other is none of those that are looked for.
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
 fn parse_list(list: &str, limit: u32) -> Option<Vec<u32>> {
     let mut numbers = Vec::new();
     for part in list.split(',').filter(|part| !part.is_empty()) {

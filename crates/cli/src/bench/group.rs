@@ -3,16 +3,17 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use transhume_copy::RawArea;
 use transhume_region::{BuildError, Mechanism, Options, PageSize, Pages, Region, Tier};
 use transhume_sys::shootdown::{Counter, InterruptCounter};
 
-use super::Context;
 use super::cell::{Cell, Group};
+use super::cpus::Cpus;
 use super::row::{Row, Stalls};
 use crate::args::{Backing, Bench};
+use crate::context::Context;
 use crate::error::CliError;
+use crate::median::median;
 use crate::workload::{self, Seen, Workload};
 
 /// What a group gave.
@@ -418,68 +419,5 @@ fn row(
         ),
         // A wrong word at the end may be any variant's doing, so it counts against all of them.
         errors: sum(&|run| run.seen.errors) + sum(&|run| run.stayed) + wrong,
-    }
-}
-
-/// The middle one; of an even number the higher of the two.
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures = figures.collect::<Vec<_>>();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// Which CPUs the migrator and the application run on: different ones where there are several.
-struct Cpus {
-    all: Option<CpuSet>,
-    list: Vec<usize>,
-}
-
-impl Cpus {
-    fn divide() -> Self {
-        let all = sched_getaffinity(None).ok();
-        let list = all.as_ref().map_or_else(Vec::new, |set| {
-            (0..CpuSet::MAX_CPU)
-                .filter(|&cpu| set.is_set(cpu))
-                .collect()
-        });
-        Self { all, list }
-    }
-
-    fn pin(&self, place: usize) {
-        if let Some(&cpu) = self.list.get(place) {
-            let mut set = CpuSet::new();
-            set.set(cpu);
-            // Where that is forbidden the scheduler places the thread.
-            let _ = sched_setaffinity(None, &set);
-        }
-    }
-
-    fn pin_migrator(&self) {
-        if self.list.len() > 1 {
-            self.pin(0);
-        }
-    }
-
-    fn pin_application(&self, thread: usize) {
-        if self.list.len() > 1 {
-            self.pin(1 + thread % (self.list.len() - 1));
-        }
-    }
-
-    fn unpin(&self) {
-        if let Some(all) = &self.all {
-            let _ = sched_setaffinity(None, all);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < f64::EPSILON);
-        assert!(median(std::iter::empty()).abs() < f64::EPSILON);
     }
 }

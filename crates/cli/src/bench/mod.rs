@@ -1,20 +1,20 @@
 //! `transhume bench`: live memory migrates in several ways, side by side.
 
 mod cell;
+mod cpus;
 mod group;
+mod moving;
 mod plan;
 mod row;
 mod show;
 mod summary;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::Bench;
+use crate::context::Context;
 use crate::error::CliError;
 use crate::json::Sink;
 use crate::machine::Machine;
@@ -27,89 +27,121 @@ struct Document<'d> {
     schema: u32,
     machine: &'d Machine,
     notices: &'d [String],
-    results: &'d [Row],
+    results: Vec<Figures<'d>>,
 }
 
-/// What all groups share.
-pub(crate) struct Context {
-    pub(crate) progress: ProgressBar,
-    interrupted: Arc<AtomicBool>,
-}
-
-impl Context {
-    pub(crate) fn check(&self) -> Result<(), CliError> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            Err(CliError::Interrupted)
-        } else {
-            Ok(())
-        }
-    }
+/// The rows of all benchmarks, by their own names.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Figures<'r> {
+    Region(&'r Row),
+    Move(&'r moving::Row),
 }
 
 pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
     let sink = args.json.as_deref().map(Sink::open).transpose()?;
-    let quiet = sink.as_ref().is_some_and(Sink::is_stdout);
     let plan = plan::make(args)?;
+    let moves = moving::make(args)?;
+    let of_moves = moves.iter().flat_map(|moves| &moves.groups);
+    let runs = of_moves.map(|group| group.runs(args.runs));
+    let runs = runs.chain(plan.iter().map(|group| group.runs(args.runs)));
     let machine = Machine::here();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
-
-    // It shows itself only where standard error is a terminal.
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left: {wide_msg}");
-    let progress = ProgressBar::new(plan.iter().map(|group| group.runs(args.runs)).sum());
-    progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let context = Context {
-        progress,
-        interrupted,
+    let context = Context::start(runs.sum())?;
+    let mut shown = Shown {
+        quiet: sink.as_ref().is_some_and(Sink::is_stdout),
+        context: &context,
+        machine: &machine,
+        begun: false,
+        notices: Vec::new(),
     };
 
-    let mut rows = Vec::new();
-    let mut notices: Vec<String> = Vec::new();
-    let mut beside = Vec::new();
+    let (mut rows, mut beside) = (Vec::new(), Vec::new());
     for group in &plan {
         let result = group::run(group, args, &context)?;
-        for notice in result.notices {
-            if !notices.contains(&notice) {
-                context
-                    .progress
-                    .suspend(|| eprintln!("transhume: note: {notice}"));
-                notices.push(notice);
-            }
-        }
-        if !quiet {
-            let mut text = show::group(group, &result.rows);
-            if beside.is_empty() {
-                // Not before something has been measured: a refusal prints its one line only.
-                text.insert_str(0, &format!("{}\n\n", fold(&machine.describe(), width())));
-            }
-            context.progress.suspend(|| print(&text))?;
-        }
+        shown.note(result.notices);
+        shown.print(&show::group(group, &result.rows))?;
         beside.push(result.beside);
         rows.extend(result.rows);
     }
-    context.progress.finish_and_clear();
-    if !quiet {
-        print(&format!(
-            "{}\n",
-            fold(&summary::lines(&rows, &beside), width())
-        ))?;
+    let mut moved = Vec::new();
+    for (moves, group) in moves
+        .iter()
+        .flat_map(|moves| moves.groups.iter().map(move |group| (moves, group)))
+    {
+        let result = moving::run(group, moves, args, &context)?;
+        shown.note(result.notices);
+        if !result.rows.is_empty() {
+            shown.print(&moving::table(group, moves, &result.rows))?;
+        }
+        moved.extend(result.rows);
     }
-    let errors = rows.iter().map(|row| row.errors).sum::<u64>();
+    context.progress.finish_and_clear();
+    let mut summary = Vec::new();
+    if !rows.is_empty() {
+        summary.push(summary::lines(&rows, &beside));
+    }
+    if !moved.is_empty() {
+        summary.push(moving::lines(&moved));
+    }
+    if summary.is_empty() {
+        // A notice has said why.
+        return Err(CliError::Refused("nothing could be measured".to_owned()));
+    }
+    shown.print(&format!("{}\n", fold(&summary.join("\n\n"), width())))?;
     if let Some(sink) = sink {
+        let region = rows.iter().map(Figures::Region);
         let document = Document {
             schema: 1,
             machine: &machine,
-            notices: &notices,
-            results: &rows,
+            notices: &shown.notices,
+            results: region.chain(moved.iter().map(Figures::Move)).collect(),
         };
         sink.write(&document)?;
     }
-    if errors == 0 {
-        return Ok(ExitCode::SUCCESS);
+    let errors = rows.iter().map(|row| row.errors);
+    let errors = errors.chain(moved.iter().map(|row| row.errors));
+    match errors.sum::<u64>() {
+        0 => Ok(ExitCode::SUCCESS),
+        errors => Err(CliError::Failed(format!(
+            "{errors} errors: memory was wrong, or pages did not arrive"
+        ))),
     }
-    Err(CliError::Failed(format!(
-        "{errors} errors: memory was wrong, or pages did not arrive"
-    )))
+}
+
+/// What is shown while the benchmark runs.
+struct Shown<'s> {
+    quiet: bool,
+    context: &'s Context,
+    machine: &'s Machine,
+    begun: bool,
+    notices: Vec<String>,
+}
+
+impl Shown<'_> {
+    /// Says each thing once.
+    fn note(&mut self, notices: Vec<String>) {
+        for notice in notices {
+            if !self.notices.contains(&notice) {
+                self.context
+                    .progress
+                    .suspend(|| eprintln!("transhume: note: {notice}"));
+                self.notices.push(notice);
+            }
+        }
+    }
+
+    /// Prints, and before the first text which machine this is: not before something has been
+    /// measured, since a refusal prints its one line only.
+    fn print(&mut self, text: &str) -> Result<(), CliError> {
+        if self.quiet {
+            return Ok(());
+        }
+        let mut all = String::new();
+        if !self.begun {
+            self.begun = true;
+            all = format!("{}\n\n", fold(&self.machine.describe(), width()));
+        }
+        all.push_str(text);
+        self.context.progress.suspend(|| print(&all))
+    }
 }

@@ -24,8 +24,8 @@ pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
 }
 
 fn columns(table: Table, rows: &[Row]) -> Vec<Column> {
-    let column = |header, rank, cell: &dyn Fn(&Row) -> String| Column {
-        header,
+    let column = |header: &'static str, rank, cell: &dyn Fn(&Row) -> String| Column {
+        header: header.into(),
         rank,
         cells: rows.iter().map(cell).collect(),
     };

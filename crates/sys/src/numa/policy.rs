@@ -280,13 +280,13 @@ fn get_mempolicy(address: usize, flags: u32) -> Result<(i32, NodeMask), CallErro
 }
 
 #[derive(Debug, Default)]
-struct NodeMask([u64; MAX_NODES as usize / 64]);
+pub(super) struct NodeMask([u64; MAX_NODES as usize / 64]);
 
 impl NodeMask {
     /// What the kernel is told: it takes one bit less.
-    const BITS: usize = MAX_NODES as usize + 1;
+    pub(super) const BITS: usize = MAX_NODES as usize + 1;
 
-    fn of(nodes: &[u32]) -> Result<Self, Errno> {
+    pub(super) fn of(nodes: &[u32]) -> Result<Self, Errno> {
         let mut mask = Self::default();
         for &node in nodes {
             let word = mask.0.get_mut(node as usize / 64).ok_or(Errno::INVAL)?;
@@ -296,7 +296,7 @@ impl NodeMask {
     }
 
     /// The mask as an argument; a policy without nodes wants none.
-    fn as_ptr(&self) -> *const u64 {
+    pub(super) fn as_ptr(&self) -> *const u64 {
         if self.0.iter().all(|&word| word == 0) {
             std::ptr::null()
         } else {

@@ -4,10 +4,10 @@ use transhume_sys::advise::{self, Advice, OwnProcess};
 use transhume_sys::inject::{Call, Fault, Plan, arm, calls};
 use transhume_sys::map::{self, LockMode, Mapping, MemfdPages, Source};
 use transhume_sys::numa::{
-    self, BindFlags, PageStatus, Policy, Shared, ThreadPolicy, move_pages, node_at, policy_at,
-    query_pages,
+    self, BindFlags, PageStatus, Policy, Shared, ThreadPolicy, migrate_pages, move_pages, node_at,
+    policy_at, query_pages,
 };
-use transhume_sys::pagemap::{PageRegion, Pagemap, ScanArgs};
+use transhume_sys::pagemap::{PageEntry, PageRegion, Pagemap, ScanArgs};
 use transhume_sys::shootdown::{ShootdownCounter, Unavailable};
 use transhume_sys::uffd::{
     Allowed, ContinueMode, CopyMode, Features, MoveMode, OpenError, Protection, RegisterMode, Uffd,
@@ -96,8 +96,10 @@ impl Things {
                 let mut regions = [PageRegion::default()];
                 failed(self.pagemap.scan(all, &ScanArgs::default(), &mut regions))
             }
+            Call::PagemapRead => failed(self.pagemap.entries(1, &mut [PageEntry::default()])),
             Call::MovePages => failed(move_pages(None, &page, &[0], &mut status, Shared::Leave)),
             Call::QueryPages => failed(query_pages(None, &page, &mut status)),
+            Call::MigratePages => failed(migrate_pages(None, &[0], &[0])),
             Call::Mbind => failed(numa::mbind(all, Policy::Default, BindFlags::empty())),
             Call::SetMempolicy => failed(ThreadPolicy::set(Policy::Default)),
             Call::GetMempolicy => failed(policy_at(page[0])).and(failed(node_at(page[0]))),

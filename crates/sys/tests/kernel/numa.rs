@@ -1,8 +1,8 @@
 //! Policy and migration between nodes.
 
 use transhume_sys::numa::{
-    self, BindFlags, PageStatus, Policy, PolicyKind, Shared, ThreadPolicy, move_pages, node_at,
-    nodes_with_memory, policy_at, query_pages,
+    self, BindFlags, PageStatus, Policy, PolicyKind, Shared, ThreadPolicy, migrate_pages,
+    move_pages, node_at, nodes_with_memory, policy_at, query_pages,
 };
 use transhume_sys::{Errno, Pid};
 
@@ -21,6 +21,11 @@ pub(crate) fn add(suite: &mut Suite) {
         "numa::move_to_another_node",
         all([numa(), two_nodes()]),
         move_to_another_node,
+    );
+    suite.test(
+        "numa::migrate_to_another_node",
+        all([numa(), two_nodes()]),
+        migrate_to_another_node,
     );
 }
 
@@ -98,6 +103,16 @@ fn errors() {
         query_pages(nobody, &list, &mut status).unwrap_err().errno,
         Errno::SRCH
     );
+    let nothing = migrate_pages(nobody, &[0], &[0]).unwrap_err();
+    assert_eq!((nothing.errno, nothing.range), (Errno::SRCH, None));
+    // Only root is told that there is no such node.
+    let nowhere = migrate_pages(None, &[0], &[1023]).unwrap_err();
+    assert!(
+        matches!(nowhere.errno, Errno::INVAL | Errno::PERM),
+        "{nowhere}"
+    );
+    let far = migrate_pages(None, &[0], &[5000]).unwrap_err();
+    assert_eq!(far.errno, Errno::INVAL);
     let far = numa::mbind(pages.all(), Policy::Bind(&[5000]), BindFlags::empty()).unwrap_err();
     assert_eq!(far.errno, Errno::INVAL);
 }
@@ -151,4 +166,23 @@ fn move_to_another_node() {
     assert!(status[7].errno().is_some());
     assert_eq!(pages.read(6), 1);
     assert_eq!(pages.mapping.len(), 8 * page_size());
+}
+
+/// All memory of this test's process goes, and comes back; its pages among them.
+fn migrate_to_another_node() {
+    let nodes = nodes_with_memory().unwrap();
+    let pages = Pages::new(7);
+    numa::bind(pages.all(), nodes[0]).unwrap();
+    for index in 0..7 {
+        pages.write(index, 1);
+    }
+    let list = addresses(&pages, 7);
+    for (from, to) in [(nodes[0], nodes[1]), (nodes[1], nodes[0])] {
+        // How many it leaves of the rest is not for us to say.
+        let _left = migrate_pages(None, &[from], &[to]).unwrap();
+        let mut status = [PageStatus::UNKNOWN; 7];
+        query_pages(None, &list, &mut status).unwrap();
+        assert_eq!(status, [PageStatus::on_node(to); 7]);
+        assert_eq!(pages.read(6), 1);
+    }
 }

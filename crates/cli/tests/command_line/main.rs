@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod processes;
+
 use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
@@ -9,6 +11,8 @@ use std::process::{Command, Output};
 
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
+use transhume_sys::numa::nodes_with_memory;
+use transhume_sys::numa::topology::Topology;
 use transhume_sys::uffd::{Allowed, Features, probe};
 
 /// What a test needs of the machine; without it, it is reported as ignored, with the reason.
@@ -16,12 +20,14 @@ use transhume_sys::uffd::{Allowed, Features, probe};
 enum Needs {
     Nothing,
     Userfaultfd,
+    Nodes,
 }
 
 impl Needs {
     fn missing(self) -> Option<String> {
         match (self, probe(Allowed::ALL_FAULTS)) {
             (Self::Nothing, _) => None,
+            (Self::Nodes, _) => Topology::here().err().map(|error| error.to_string()),
             (Self::Userfaultfd, Err(error)) => Some(error.to_string()),
             (Self::Userfaultfd, Ok(probe)) => {
                 (!probe.features.contains(Features::MOVE)).then(|| "no UFFDIO_MOVE".to_owned())
@@ -31,7 +37,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 11] = [
+    let cases: [(&str, Needs, fn()); 19] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -63,6 +69,9 @@ fn main() {
             json_goes_where_a_path_leads,
         ),
         ("engines_are_listed", Needs::Nothing, engines_are_listed),
+        ("nodes_are_shown", Needs::Nodes, nodes_are_shown),
+        ("nodes_as_json", Needs::Nodes, nodes_as_json),
+        ("nodes_are_measured", Needs::Nodes, nodes_are_measured),
         (
             "json_on_standard_output_is_all_there_is",
             Needs::Userfaultfd,
@@ -78,6 +87,31 @@ fn main() {
             "a_reader_that_goes_away_is_no_panic",
             Needs::Nothing,
             a_reader_that_goes_away_is_no_panic,
+        ),
+        (
+            "wrong_words_of_move",
+            Needs::Nothing,
+            processes::wrong_words_of_move,
+        ),
+        (
+            "where_nothing_can_move",
+            Needs::Nothing,
+            processes::where_nothing_can_move,
+        ),
+        (
+            "a_process_as_a_map",
+            Needs::Nothing,
+            processes::a_process_as_a_map,
+        ),
+        (
+            "what_has_no_map",
+            Needs::Nothing,
+            processes::what_has_no_map,
+        ),
+        (
+            "a_map_is_watched_to_the_end",
+            Needs::Nothing,
+            processes::a_map_is_watched_to_the_end,
         ),
     ];
     let trials = cases.map(|(name, needs, run)| match needs.missing() {
@@ -128,6 +162,11 @@ fn wrong_words_are_refused() {
     refused(&["bench", "--backing", "file:"], "a backing is");
     refused(&["bench", "everything"], "everything");
     refused(&["bench", "--pages", "-5"], "-5");
+    refused(
+        &["nodes", "--mesure"],
+        "a similar argument exists: '--measure'",
+    );
+    refused(&["nodes", "0"], "unexpected argument '0'");
     refused(&["migrate"], "migrate");
     refused(
         &["bench", "--jsn", "x"],
@@ -163,6 +202,26 @@ fn what_cannot_be_is_refused() {
         "--quick",
     ];
     refused(&hugetlb, "cure: sysctl vm.nr_hugepages=");
+    refused(
+        &["bench", "move", "--copier", "streaming"],
+        "--copier is not for bench move",
+    );
+    refused(
+        &["bench", "move", "--backing", "memfd"],
+        "--backing is not for bench move",
+    );
+    refused(
+        &["bench", "move", "--threads", "2"],
+        "--threads is not for bench move",
+    );
+    if nodes_with_memory().is_ok_and(|nodes| nodes.len() == 1) {
+        refused(
+            &["bench", "move"],
+            "bench move needs two nodes with memory, and only node",
+        );
+    } else {
+        refused(&["bench", "move", "--pages", "999999999999"], "");
+    }
 }
 
 fn json_that_cannot_be_written_is_refused_before_anything_runs() {
@@ -175,6 +234,7 @@ fn json_that_cannot_be_written_is_refused_before_anything_runs() {
     );
     refused(&["bench", "--json", folder], "Is a directory");
     refused(&["engines", "--json", folder], "Is a directory");
+    refused(&["nodes", "--measure", "--json", folder], "Is a directory");
 }
 
 fn a_refusal_leaves_the_json_file_as_it_was() {
@@ -275,6 +335,82 @@ fn engines_are_listed() {
             .iter()
             .all(|engine| !engine["detail"].as_str().unwrap().is_empty())
     );
+}
+
+fn nodes_are_shown() {
+    let output = transhume(&["nodes"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for expected in ["node", "kind", "GiB", "CPUs"] {
+        assert!(shown.contains(expected), "{shown}");
+    }
+    assert!(!shown.contains("measured"), "{shown}");
+    let one_node = Topology::here().unwrap().nodes.len() == 1;
+    assert_eq!(shown.contains("distance"), !one_node, "{shown}");
+}
+
+fn nodes_of(args: &[&str]) -> (Value, String) {
+    let output = transhume(args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["schema"], 1);
+    assert!(document["machine"]["kernel"].is_string());
+    assert!(document["tiers"].is_array() || document["tiers"].is_null());
+    (document["nodes"].clone(), text(&output.stderr))
+}
+
+fn nodes_as_json() {
+    let (nodes, errors) = nodes_of(&["nodes", "--json", "-"]);
+    assert!(errors.is_empty(), "{errors}");
+    for (node, known) in nodes
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(Topology::here().unwrap().nodes)
+    {
+        assert_eq!(node["node"], known.number);
+        assert_eq!(node["kind"], known.kind.to_string());
+        assert_eq!(node["total_bytes"], known.total_bytes);
+        assert!(node["free_bytes"].as_u64() <= node["total_bytes"].as_u64());
+        assert!(!node["nearest_cpus"].as_array().unwrap().is_empty());
+        assert!(node["measured"].is_null() && node["not_measured"].is_null());
+        for key in [
+            "read_latency_ns",
+            "write_latency_ns",
+            "read_bandwidth_bytes_per_s",
+            "write_bandwidth_bytes_per_s",
+            "tier",
+        ] {
+            assert!(node[key].is_u64() || node[key].is_null(), "{key}: {node}");
+        }
+    }
+}
+
+/// A node with too little free memory for its caches is said to be so.
+fn nodes_are_measured() {
+    let (nodes, errors) = nodes_of(&["nodes", "--measure", "--json", "-"]);
+    for node in nodes.as_array().unwrap() {
+        let measured = &node["measured"];
+        if measured.is_null() {
+            let why = node["not_measured"].as_str().unwrap();
+            assert!(!why.is_empty() && errors.contains(why), "{errors}");
+            continue;
+        }
+        assert!(node["not_measured"].is_null(), "{node}");
+        for key in [
+            "read_latency_ns",
+            "read_bandwidth_bytes_per_s",
+            "copy_bandwidth_bytes_per_s",
+        ] {
+            let figure = measured[key].as_f64().unwrap();
+            assert!(figure.is_finite() && figure > 0.0, "{key}: {measured}");
+        }
+        let bytes = measured["bytes"].as_u64().unwrap();
+        assert!(bytes > measured["cache_bytes"].as_u64().unwrap_or(0));
+        assert!(measured["huge_bytes"].as_u64().unwrap() <= bytes);
+        assert!(measured["repetitions"].as_u64().unwrap() >= 5);
+        assert!(!measured["cpus"].as_array().unwrap().is_empty());
+    }
 }
 
 fn check_row(row: &Value) {

@@ -1,0 +1,291 @@
+//! One of the threads that move windows of a process's memory.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use transhume_engine::{ASYNC_PASSES, Failure, Folio, Why};
+use transhume_sys::Errno;
+use transhume_sys::shootdown::ShootdownCounter;
+
+use crate::BASE_PAGE;
+use crate::account::Account;
+use crate::bring::{Check, Kernel, bring};
+use crate::crew::{Crew, Window, locked};
+use crate::near::stay_near;
+use crate::pace::Pace;
+use crate::scan::{Scanner, address, size};
+use crate::stride::Stride;
+
+/// How long an idle worker sleeps.
+const NAP: Duration = Duration::from_millis(2);
+/// How long what was in use is left alone at most before it is tried again.
+const LONGEST_WAIT: Duration = Duration::from_millis(64);
+/// Passes in which a page that is absent is looked for: one that the kernel itself moves just then is
+/// absent for that moment.
+const ABSENT_PASSES: u32 = 3;
+
+/// What goes to one node, of mappings with one size of pages.
+type Lists = BTreeMap<(u32, usize), Vec<Folio>>;
+
+#[derive(Debug)]
+pub(crate) struct Worker<'c, 'r> {
+    crew: &'c Crew<'r>,
+    index: usize,
+    scanner: Scanner<'c>,
+    kernel: Kernel,
+    pace: Pace,
+    stride: Stride,
+    pub(crate) account: Account,
+    pub(crate) stayed: Vec<(Folio, Failure)>,
+    /// What was found and waits until there is enough for a call.
+    waiting: Lists,
+    /// What is to be tried again.
+    again: Lists,
+    pass: u32,
+    pub(crate) shootdowns: Option<u64>,
+}
+
+impl<'c, 'r> Worker<'c, 'r> {
+    pub(crate) fn new(crew: &'c Crew<'r>, index: usize) -> Self {
+        let request = crew.means.request;
+        Self {
+            crew,
+            index,
+            scanner: Scanner::new(crew.target),
+            kernel: Kernel::new(Some(crew.target.pid()), request.shared),
+            pace: Pace::new(request.max_stall, request.bandwidth, request.exchange),
+            stride: Stride::default(),
+            account: Account::default(),
+            stayed: Vec::new(),
+            waiting: Lists::new(),
+            again: Lists::new(),
+            pass: 1,
+            shootdowns: None,
+        }
+    }
+
+    pub(crate) fn run(mut self) -> Self {
+        if let Some(node) = self.crew.means.request.to.nodes().next() {
+            stay_near(node);
+        }
+        let counts = self.crew.means.request.count_shootdowns;
+        let counter = counts.then(ShootdownCounter::open_for_this_thread);
+        while !self.crew.is_over() {
+            if self.crew.is_sent_home(self.index) {
+                std::thread::sleep(NAP);
+                continue;
+            }
+            let Some(window) = self.crew.next_window() else {
+                break;
+            };
+            if !self.crew.all_closed(window.page_size) {
+                self.find(window);
+                self.move_what_waits(AtLeast::ASlice);
+            }
+        }
+        self.move_what_waits(AtLeast::APage);
+        self.try_again();
+        self.account.calls += self.kernel.calls;
+        self.shootdowns = counter.and_then(|counter| counter.ok()?.read().ok());
+        self
+    }
+
+    /// Finds what is to move of a window.
+    fn find(&mut self, window: Window) {
+        let found = match self.scanner.located(window.range, window.page_size) {
+            Ok(found) => found,
+            Err(error) => return self.crew.cannot_find(error),
+        };
+        let request = self.crew.means.request;
+        for (folio, status) in found {
+            let Some(node) = status.node() else {
+                // Gone again, or nothing that can be moved.
+                continue;
+            };
+            if !request.from.contains(&node) {
+                if request.to.nodes().any(|to| to == node) {
+                    self.account.already_there.count(folio);
+                }
+            } else if self.crew.known.binary_search(&folio).is_err() {
+                let key = (request.to.node(address(folio)), window.page_size);
+                self.waiting.entry(key).or_default().push(folio);
+            }
+        }
+    }
+
+    /// Moves what waits for each node, slice by slice, as long as there is at least so much.
+    fn move_what_waits(&mut self, least: AtLeast) {
+        for ((node, page_size), folios) in std::mem::take(&mut self.waiting) {
+            let mut rest = folios.as_slice();
+            while !rest.is_empty() && !self.crew.is_over() {
+                if self.crew.is_closed(node, page_size) {
+                    rest = &[];
+                    break;
+                }
+                let room = self.pace.base_pages().min(self.stride.base_pages(rest[0]));
+                let mut pages = 0;
+                let fit = rest.iter().take_while(|folio| {
+                    pages += folio.base_pages();
+                    pages <= room
+                });
+                let fit = fit.count();
+                if fit == rest.len() && pages < room && least == AtLeast::ASlice {
+                    break;
+                }
+                let (slice, others) = rest.split_at(fit.max(1));
+                self.slice(slice, node, page_size);
+                rest = others;
+            }
+            if !rest.is_empty() {
+                self.waiting.insert((node, page_size), rest.to_vec());
+            }
+        }
+    }
+
+    /// Moves folios to a node by one call, if the kernel does not need more.
+    fn slice(&mut self, folios: &[Folio], node: u32, page_size: usize) {
+        let crew = self.crew;
+        let bytes = folios.iter().map(|&folio| size(folio)).sum::<u64>();
+        crew.sleep(crew.means.throttle.wait_for(bytes, Instant::now()));
+        // A number may be another process's by now; between this and the call it hardly is.
+        if crew.target.has_ended() {
+            crew.end();
+        }
+        if crew.is_over() {
+            return;
+        }
+        let granted = crew.grant(bytes);
+        let mut within = 0;
+        let fit = folios.iter().take_while(|&&folio| {
+            within += size(folio);
+            within <= granted
+        });
+        let folios = &folios[..fit.count()];
+        let asked = folios.iter().map(|&folio| size(folio)).sum::<u64>();
+        if folios.is_empty() {
+            // Less is left than a page, which is nothing.
+            return;
+        }
+        crew.give_back(granted - asked);
+        if let Some(exchange) = &crew.exchange {
+            locked(exchange).make_room(node, bytes);
+        }
+        let answers = self.bring(folios, node);
+        let took = self.kernel.take_longest();
+        let kernel = &mut self.kernel;
+        self.pace.observe(asked / BASE_PAGE as u64, took, || {
+            kernel.time_without_pages(node)
+        });
+        self.account.longest_call = self.account.longest_call.max(took);
+        let before = self.account.moved;
+        for (&folio, answer) in folios.iter().zip(answers) {
+            match answer {
+                Ok(()) => self.account.moved.count(folio),
+                Err(failure) => self.stays(folio, node, page_size, failure),
+            }
+        }
+        let moved = self.account.moved;
+        let (folios, moved) = (moved.folios - before.folios, moved.bytes - before.bytes);
+        crew.give_back(asked - moved);
+        crew.count(folios, moved);
+        if self.pass == 1 {
+            crew.means.progress.handle(asked);
+        }
+    }
+
+    /// Asks the kernel for folios: one page for each that may be larger than it looks, and then for
+    /// what has not gone with it.
+    fn bring(&mut self, folios: &[Folio], node: u32) -> Vec<Result<(), Failure>> {
+        let pages = |folios: &[Folio]| {
+            let pages = folios.iter().map(|&folio| address(folio));
+            pages.collect::<Vec<_>>()
+        };
+        if !self.stride.is_more_than_a_page() {
+            let brought = bring(&mut self.kernel, &pages(folios), node, Check::Doubtful);
+            self.stride.learn(folios.len(), brought.with_others);
+            return brought.answers;
+        }
+        let (first, others) = self.stride.split(folios);
+        let brought = bring(&mut self.kernel, &pages(&first), node, Check::Doubtful);
+        self.stride.learn(first.len(), brought.with_others);
+        let mut answers = first
+            .into_iter()
+            .zip(brought.answers)
+            .collect::<BTreeMap<_, _>>();
+        let mut now = Vec::new();
+        let known = self.scanner.locate(&others, &mut now).is_ok();
+        let there = |at: &usize| known && now[*at].node() == Some(node);
+        let (gone, rest): (Vec<_>, Vec<_>) = (0..others.len()).partition(there);
+        answers.extend(gone.iter().map(|&at| (others[at], Ok(()))));
+        let rest = rest.into_iter().map(|at| others[at]).collect::<Vec<_>>();
+        self.stride.unlearn(others.len(), rest.len());
+        let brought = bring(&mut self.kernel, &pages(&rest), node, Check::Doubtful);
+        answers.extend(rest.into_iter().zip(brought.answers));
+        folios
+            .iter()
+            .filter_map(|folio| answers.get(folio).copied())
+            .collect()
+    }
+
+    fn stays(&mut self, folio: Folio, node: u32, page_size: usize, failure: Failure) {
+        let is = |errno: Errno| {
+            failure
+                .errno
+                .is_some_and(|of| of.get() == errno.raw_os_error())
+        };
+        let again = match failure.why {
+            // What a process without memory is said to be, before it is gone.
+            Why::Absent if is(Errno::SRCH) || is(Errno::INVAL) => return self.crew.end(),
+            Why::Absent => self.pass < ABSENT_PASSES,
+            // By then there may be room.
+            Why::NoMemory if self.crew.exchange.is_some() => self.pass < ASYNC_PASSES,
+            why => why.is_transient() && self.pass < ASYNC_PASSES,
+        };
+        if again {
+            self.again.entry((node, page_size)).or_default().push(folio);
+            return;
+        }
+        match failure.why {
+            // It is there again in every round, and is none that can be moved.
+            Why::Absent if self.crew.round > 0 && is(Errno::FAULT) => {
+                let failure = Failure {
+                    why: Why::Unsupported,
+                    ..failure
+                };
+                self.stayed.push((folio, failure));
+            }
+            Why::Absent => self.account.vanished.count(folio),
+            why => {
+                if matches!(why, Why::NoMemory | Why::NotPermitted) {
+                    self.crew.close(node, page_size, failure);
+                }
+                self.stayed.push((folio, failure));
+            }
+        }
+    }
+
+    /// The later passes, over what was in use.
+    fn try_again(&mut self) {
+        while !self.again.is_empty() && !self.crew.is_over() {
+            self.pass += 1;
+            let wait = (NAP * (1 << (self.pass - 2))).min(LONGEST_WAIT);
+            self.crew.sleep(wait);
+            self.waiting = std::mem::take(&mut self.again);
+            self.account.retries += self
+                .waiting
+                .values()
+                .map(|list| list.len() as u64)
+                .sum::<u64>();
+            self.move_what_waits(AtLeast::APage);
+        }
+    }
+}
+
+/// How much a call must have to be worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtLeast {
+    /// More may come.
+    ASlice,
+    /// Nothing more comes.
+    APage,
+}
