@@ -11,6 +11,7 @@ use transhume_sys::CallError;
 
 use crate::account::Account;
 use crate::backoff::BackOff;
+use crate::budget::Budget;
 use crate::exchange::Exchange;
 use crate::pace::Throttle;
 use crate::plan::{Plan, WINDOW, windows};
@@ -40,7 +41,7 @@ pub(crate) struct Means<'r> {
     pub(crate) progress: &'r Progress,
     pub(crate) throttle: &'r Throttle,
     /// How many bytes may still move.
-    pub(crate) budget: &'r AtomicU64,
+    pub(crate) budget: &'r Budget,
 }
 
 /// The workers on one process.
@@ -62,6 +63,8 @@ pub(crate) struct Crew<'r> {
     closed: Mutex<BTreeMap<(u32, usize), Failure>>,
     error: Mutex<Option<CallError>>,
     ended: AtomicBool,
+    /// Whether a worker has left.
+    left: AtomicBool,
 }
 
 /// What a crew has done.
@@ -70,6 +73,8 @@ pub(crate) struct Done {
     /// Without what stayed.
     pub(crate) account: Account,
     pub(crate) stayed: Vec<(Folio, Failure)>,
+    /// What was not there.
+    pub(crate) absent: Vec<Folio>,
     /// Shootdowns that the workers asked for; `None` where they cannot be counted, or were not to be.
     pub(crate) shootdowns: Option<u64>,
     /// Why a destination took no more, if one did.
@@ -97,7 +102,7 @@ impl<'r> Crew<'r> {
         // One alone has nobody to wait for.
         let size = match threads {
             1 => WINDOW,
-            _ => (span.sum::<usize>() / (threads * WINDOWS_EACH)).next_power_of_two(),
+            _ => (span.sum::<usize>() / threads.saturating_mul(WINDOWS_EACH)).next_power_of_two(),
         };
         let size = size.clamp(SMALLEST_WINDOW, WINDOW);
         let queue = plan.parts.iter().flat_map(|part| {
@@ -121,6 +126,7 @@ impl<'r> Crew<'r> {
             closed: Mutex::default(),
             error: Mutex::default(),
             ended: AtomicBool::new(false),
+            left: AtomicBool::new(false),
         }
     }
 
@@ -159,6 +165,7 @@ impl<'r> Crew<'r> {
         for worker in &mut all {
             done.account.merge(&worker.account);
             done.stayed.append(&mut worker.stayed);
+            done.absent.append(&mut worker.absent);
             let sum = done.shootdowns.zip(worker.shootdowns);
             done.shootdowns = sum.map(|(sum, more)| sum + more);
         }
@@ -174,9 +181,12 @@ impl<'r> Crew<'r> {
 
     /// Whether it is over before everything had its turn.
     pub(crate) fn is_over(&self) -> bool {
-        self.means.progress.is_stopped()
-            || self.ended.load(Relaxed)
-            || self.means.budget.load(Relaxed) == 0
+        self.is_over_before_a_call() || self.means.budget.is_spent()
+    }
+
+    /// Whether not even what was granted may move.
+    pub(crate) fn is_over_before_a_call(&self) -> bool {
+        self.means.progress.is_stopped() || self.ended.load(Relaxed)
     }
 
     /// Notes that the process has no memory any more.
@@ -197,9 +207,17 @@ impl<'r> Crew<'r> {
         locked(&self.queue).pop_front()
     }
 
-    /// Whether a worker is one too many for now. One that has nothing to wait for is not.
+    /// Whether a worker is one too many for now. One that has nothing to wait for is not, nor is any
+    /// when one has left.
     pub(crate) fn is_sent_home(&self, index: usize) -> bool {
-        index >= self.active.load(Relaxed) && !locked(&self.queue).is_empty()
+        index >= self.active.load(Relaxed)
+            && !self.left.load(Relaxed)
+            && !locked(&self.queue).is_empty()
+    }
+
+    /// Notes that a worker does no more, for whatever reason.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Relaxed);
     }
 
     /// Whether no destination takes pages of a size any more.
@@ -216,18 +234,6 @@ impl<'r> Crew<'r> {
         locked(&self.closed)
             .entry((node, page_size))
             .or_insert(failure);
-    }
-
-    /// How many of so many bytes may move yet. What is granted and does not move is given back.
-    pub(crate) fn grant(&self, bytes: u64) -> u64 {
-        let take = |left: u64| Some(left - left.min(bytes));
-        let left = self.means.budget.fetch_update(Relaxed, Relaxed, take);
-        left.map_or(0, |left| left.min(bytes))
-    }
-
-    pub(crate) fn give_back(&self, bytes: u64) {
-        let give = |left: u64| Some(left.saturating_add(bytes));
-        let _ = self.means.budget.fetch_update(Relaxed, Relaxed, give);
     }
 
     /// Counts what has moved, and lets the number of workers follow.

@@ -19,6 +19,8 @@ use crate::scan::{Scanner, address, size};
 use crate::select::others;
 use crate::target::Target;
 
+/// How often one that waits looks whether it is over.
+const NAP: Duration = Duration::from_millis(20);
 /// How much of the address space is searched for cold memory at a time.
 const WINDOW: usize = 4 << 20;
 
@@ -44,7 +46,13 @@ pub(crate) struct Exchange<'r> {
 
 impl<'r> Exchange<'r> {
     pub(crate) fn new(means: Means<'r>, target: &'r Target, mappings: &[Mapping]) -> Self {
-        let unwanted = mappings.iter().flat_map(|mapping| {
+        let has_some = |mapping: &&Mapping| {
+            let mut to = means.request.to.nodes();
+            let nodes = mapping.on_nodes.as_ref();
+            // Reserved addresses may be many.
+            nodes.is_none_or(|nodes| to.any(|to| nodes.contains_key(&to)))
+        };
+        let unwanted = mappings.iter().filter(has_some).flat_map(|mapping| {
             let parts = others(&means.request.only, mapping).into_iter();
             parts
                 .flat_map(|part| windows(part, WINDOW))
@@ -80,7 +88,13 @@ impl<'r> Exchange<'r> {
             }
             let Some(to) = self.roomiest() else { return };
             let moving = slice.iter().map(|&folio| size(folio)).sum();
-            std::thread::sleep(self.means.throttle.wait_for(moving, Instant::now()));
+            let until = Instant::now() + self.means.throttle.wait_for(moving, Instant::now());
+            while Instant::now() < until && !self.is_over() {
+                std::thread::sleep((until - Instant::now()).min(NAP));
+            }
+            if self.is_over() {
+                return;
+            }
             let pages = slice
                 .iter()
                 .map(|&folio| address(folio))
@@ -112,7 +126,7 @@ impl<'r> Exchange<'r> {
         let mut taken = 0;
         while taken < bytes {
             let next = take(&mut self.cold, node).or_else(|| {
-                while let Some(window) = self.search.pop_front() {
+                while let Some(window) = self.search.pop_front().filter(|_| !self.is_over()) {
                     self.sort_out(window);
                     if let Some(found) = take(&mut self.cold, node) {
                         return Some(found);

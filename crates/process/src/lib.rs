@@ -40,6 +40,7 @@
 mod account;
 mod backoff;
 mod bring;
+mod budget;
 mod crew;
 mod exchange;
 mod family;

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 
 use transhume_engine::Folio;
-use transhume_sys::CallError;
+use transhume_sys::{CallError, Errno};
 
 use crate::mapping::{Mapping, mappings};
 use crate::request::Request;
@@ -73,11 +73,18 @@ impl Plan {
     /// [`PlanError`].
     pub fn make(request: &Request, target: &Target) -> Result<Self, PlanError> {
         let pid = target.number();
-        let ended = |error| {
-            if target.has_ended() {
-                PlanError::Ended { pid }
-            } else {
-                error
+        let ended = |error: PlanError| {
+            let is_without_memory = match &error {
+                PlanError::Pages { source, .. } => {
+                    matches!(source.errno, Errno::SRCH | Errno::INVAL)
+                        && target.read("maps").is_ok_and(|maps| maps.is_empty())
+                }
+                _ => false,
+            };
+            // Its memory goes before it does.
+            match target.has_ended() || is_without_memory {
+                true => PlanError::Ended { pid },
+                false => error,
             }
         };
         let mappings = mappings(target).map_err(|source| ended(PlanError::Maps { pid, source }))?;

@@ -1,12 +1,12 @@
 //! A request from beginning to end: planning, rounds, children, the report.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use transhume_engine::{Failure, Folio, Step, Why};
 
 use crate::account::{Account, Amount, Stayed};
+use crate::budget::Budget;
 use crate::crew::{Crew, Means};
 use crate::family::Family;
 use crate::pace::Throttle;
@@ -15,6 +15,7 @@ use crate::progress::Progress;
 use crate::request::Request;
 use crate::scan::Scanner;
 use crate::target::{Target, TargetError};
+use transhume_sys::Errno;
 
 /// How often the memory of a process is gone through, if more of it appears where it leaves, and how
 /// often children are looked for.
@@ -122,7 +123,7 @@ impl Request {
     pub fn run(&self, targets: Vec<Target>, progress: &Progress) -> Report {
         let began = Instant::now();
         let throttle = Throttle::new(self.bandwidth);
-        let budget = AtomicU64::new(self.limit.map_or(u64::MAX, Into::into));
+        let budget = Budget::new(self.limit.map_or(u64::MAX, Into::into));
         let means = Means {
             request: self,
             progress,
@@ -137,6 +138,11 @@ impl Request {
             left_out: Vec::new(),
         };
         let mut closed = None;
+        // Those that are there now are not lost when their parents end.
+        let mut children = match self.follow_children {
+            true => VecDeque::from(family.look_for_children()),
+            false => VecDeque::new(),
+        };
         for target in targets {
             let (process, stop) = one(means, &target, false);
             report.processes.push(process);
@@ -144,8 +150,8 @@ impl Request {
         }
         let generations = if self.follow_children { ROUNDS } else { 0 };
         for _ in 0..generations {
-            let mut children = VecDeque::from(family.look_for_children());
-            if children.is_empty() || progress.is_stopped() {
+            children.extend(family.look_for_children());
+            if children.is_empty() {
                 break;
             }
             // One at a time, so that no more than one is held open.
@@ -164,7 +170,7 @@ impl Request {
         }
         report.stopped = if progress.is_stopped() {
             Some(Stop::Asked)
-        } else if budget.load(Relaxed) == 0 && !report.is_complete() {
+        } else if budget.is_spent() && !report.is_complete() {
             Some(Stop::Limit)
         } else {
             closed
@@ -204,8 +210,9 @@ fn one(means: Means<'_>, target: &Target, followed: bool) -> (ProcessReport, Opt
     means.progress.plan(report.planned);
     report.before.clone_from(&plan.on_nodes);
     let (mut stayed, mut closed) = (Vec::<(Folio, Failure)>::new(), None);
+    let mut unknown = false;
     let is_over = |closed: Option<(u32, Failure)>| {
-        means.progress.is_stopped() || means.budget.load(Relaxed) == 0 || closed.is_some()
+        means.progress.is_stopped() || means.budget.is_spent() || closed.is_some()
     };
     for round in 0..ROUNDS {
         if is_over(closed) || plan.bytes() <= bytes_of(&stayed) {
@@ -229,25 +236,26 @@ fn one(means: Means<'_>, target: &Target, followed: bool) -> (ProcessReport, Opt
             Err(error) => {
                 report.ended = done.ended || matches!(error, PlanError::Ended { .. });
                 report.error = (!report.ended).then_some(error);
+                unknown = true;
                 break;
             }
         }
+        let (gone, others) = settle_absent(means, target, &plan, &done.absent);
+        report.account.vanished += gone;
+        stayed.extend(others);
+        stayed.sort_unstable_by_key(|&(folio, _)| folio);
         drop_what_has_left(means, target, &mut stayed);
     }
     for &(folio, failure) in &stayed {
         report.account.stay(folio, failure);
     }
-    if report.ended
-        || report
-            .error
-            .as_ref()
-            .is_some_and(|error| !matches!(error, PlanError::Pages { .. }))
-    {
+    if unknown {
+        // What is where now is not known.
         return (report, None);
     }
     report.left = plan.bytes();
     let unexplained = report.left.saturating_sub(bytes_of(&stayed));
-    if unexplained > 0 && is_over(closed) {
+    if unexplained > 0 && (is_over(closed) || report.error.is_some()) {
         report.account.add_stayed(Stayed {
             failure: Failure::new(Step::Lock, Why::NotTried),
             amount: Amount {
@@ -280,8 +288,51 @@ fn drop_what_has_left(means: Means<'_>, target: &Target, stayed: &mut Vec<(Folio
         return;
     }
     let mut status = status.into_iter();
-    stayed.retain(|_| {
-        let node = status.next().and_then(|status| status.node());
-        node.is_some_and(|node| means.request.from.contains(&node))
+    stayed.retain(|(_, failure)| {
+        let now = status.next().unwrap_or_default();
+        match now.node() {
+            Some(node) => means.request.from.contains(&node),
+            // That it cannot be asked for is why it stayed.
+            None => failure.why == Why::Unsupported && now.errno() == Some(Errno::FAULT),
+        }
     });
+}
+
+/// What was not there when it was its turn: how much of it is gone, and what is there and cannot be
+/// moved. The rest is there again, and has its turn in the next round.
+fn settle_absent(
+    means: Means<'_>,
+    target: &Target,
+    plan: &Plan,
+    absent: &[Folio],
+) -> (Amount, Vec<(Folio, Failure)>) {
+    let (mut gone, mut others, mut status) = (Amount::default(), Vec::new(), Vec::new());
+    if Scanner::new(target).locate(absent, &mut status).is_err() {
+        return (gone, others);
+    }
+    let still_counts = |folio: Folio| {
+        let at = crate::scan::address(folio);
+        let mappings = &plan.mappings;
+        let mapping = mappings.get(mappings.partition_point(|mapping| mapping.range.end <= at));
+        let counts = mapping.filter(|mapping| mapping.range.contains(&at));
+        counts.is_some_and(|mapping| {
+            let nodes = mapping.on_nodes.iter().flatten();
+            nodes
+                .into_iter()
+                .any(|(node, _)| means.request.from.contains(node))
+        })
+    };
+    for (&folio, status) in absent.iter().zip(status) {
+        match status.errno() {
+            // A file of a device, say: the kernel counts it and does not move it.
+            Some(errno @ Errno::FAULT) if still_counts(folio) => {
+                let failure = Failure::new(Step::Remap, Why::Unsupported);
+                let errno = transhume_engine::Errno::new(errno.raw_os_error());
+                others.push((folio, failure.with_errno(errno)));
+            }
+            Some(_) => gone.count(folio),
+            None => {}
+        }
+    }
+    (gone, others)
 }

@@ -109,7 +109,9 @@ pub(crate) fn running() -> Vec<Running> {
     let all = procfs::process::all_processes().into_iter().flatten();
     // Processes end while the list is read.
     let stats = all.flatten().filter_map(|process| stat(&process).ok());
-    let stats = stats.filter(|stat| !is_kernel_thread(stat));
+    // This process may be a child of one that is to move.
+    let own = std::process::id();
+    let stats = stats.filter(|stat| !is_kernel_thread(stat) && u32::try_from(stat.pid) != Ok(own));
     let running = stats.map(|stat| Running {
         pid: stat.pid,
         parent: stat.ppid,
@@ -154,14 +156,16 @@ impl Target {
                 pid,
                 name: name.clone(),
             },
-            Errno::SRCH | Errno::INVAL => TargetError::NoSuch { pid },
+            Errno::SRCH | Errno::INVAL | Errno::NOENT => TargetError::NoSuch { pid },
             _ => TargetError::Call { pid, source },
         };
-        let handle = rustix::process::pidfd_open(number, PidfdFlags::empty()).map_err(|errno| {
-            TargetError::Proc {
+        let handle = rustix::process::pidfd_open(number, PidfdFlags::empty());
+        let handle = handle.map_err(|errno| match errno {
+            Errno::SRCH => TargetError::NoSuch { pid },
+            _ => TargetError::Proc {
                 pid,
                 source: errno.into(),
-            }
+            },
         })?;
         query_pages(Some(number), &[], &mut []).map_err(refused)?;
         let target = Self {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use transhume_engine::{ASYNC_PASSES, Failure, Folio, Why};
+use transhume_engine::{ASYNC_PASSES, Failure, Folio, Order, Step, Why};
 use transhume_sys::Errno;
 use transhume_sys::shootdown::ShootdownCounter;
 
@@ -37,6 +37,10 @@ pub(crate) struct Worker<'c, 'r> {
     stride: Stride,
     pub(crate) account: Account,
     pub(crate) stayed: Vec<(Folio, Failure)>,
+    /// What was not there; whether it is gone is seen in the end.
+    pub(crate) absent: Vec<Folio>,
+    /// Why what is to be tried again has stayed so far.
+    so_far: BTreeMap<Folio, Failure>,
     /// What was found and waits until there is enough for a call.
     waiting: Lists,
     /// What is to be tried again.
@@ -57,6 +61,8 @@ impl<'c, 'r> Worker<'c, 'r> {
             stride: Stride::default(),
             account: Account::default(),
             stayed: Vec::new(),
+            absent: Vec::new(),
+            so_far: BTreeMap::new(),
             waiting: Lists::new(),
             again: Lists::new(),
             pass: 1,
@@ -68,6 +74,7 @@ impl<'c, 'r> Worker<'c, 'r> {
         if let Some(node) = self.crew.means.request.to.nodes().next() {
             stay_near(node);
         }
+        let _leaving = Leaving(self.crew);
         let counts = self.crew.means.request.count_shootdowns;
         let counter = counts.then(ShootdownCounter::open_for_this_thread);
         while !self.crew.is_over() {
@@ -85,6 +92,16 @@ impl<'c, 'r> Worker<'c, 'r> {
         }
         self.move_what_waits(AtLeast::APage);
         self.try_again();
+        // It was stopped before they could be tried as often as they should.
+        let untried = std::mem::take(&mut self.waiting).into_values();
+        for folio in untried
+            .chain(std::mem::take(&mut self.again).into_values())
+            .flatten()
+        {
+            if let Some(&failure) = self.so_far.get(&folio) {
+                self.stayed.push((folio, failure));
+            }
+        }
         self.account.calls += self.kernel.calls;
         self.shootdowns = counter.and_then(|counter| counter.ok()?.read().ok());
         self
@@ -103,12 +120,17 @@ impl<'c, 'r> Worker<'c, 'r> {
                 continue;
             };
             if !request.from.contains(&node) {
-                if request.to.nodes().any(|to| to == node) {
+                // Later rounds meet what the first has moved.
+                if self.crew.round == 0 && request.to.nodes().any(|to| to == node) {
                     self.account.already_there.count(folio);
                 }
             } else if self.crew.known.binary_search(&folio).is_err() {
                 let key = (request.to.node(address(folio)), window.page_size);
-                self.waiting.entry(key).or_default().push(folio);
+                let list = self.waiting.entry(key).or_default();
+                // Two selections may have a part each of a huge page.
+                if list.last() != Some(&folio) {
+                    list.push(folio);
+                }
             }
         }
     }
@@ -132,9 +154,8 @@ impl<'c, 'r> Worker<'c, 'r> {
                 if fit == rest.len() && pages < room && least == AtLeast::ASlice {
                     break;
                 }
-                let (slice, others) = rest.split_at(fit.max(1));
-                self.slice(slice, node, page_size);
-                rest = others;
+                let tried = self.slice(&rest[..fit.max(1)], node, page_size);
+                rest = &rest[tried..];
             }
             if !rest.is_empty() {
                 self.waiting.insert((node, page_size), rest.to_vec());
@@ -142,19 +163,21 @@ impl<'c, 'r> Worker<'c, 'r> {
         }
     }
 
-    /// Moves folios to a node by one call, if the kernel does not need more.
-    fn slice(&mut self, folios: &[Folio], node: u32, page_size: usize) {
+    /// Moves folios to a node by one call, if the kernel does not need more. Says how many of the first
+    /// were tried; none if it is over.
+    fn slice(&mut self, folios: &[Folio], node: u32, page_size: usize) -> usize {
         let crew = self.crew;
         let bytes = folios.iter().map(|&folio| size(folio)).sum::<u64>();
         crew.sleep(crew.means.throttle.wait_for(bytes, Instant::now()));
-        // A number may be another process's by now; between this and the call it hardly is.
-        if crew.target.has_ended() {
-            crew.end();
-        }
-        if crew.is_over() {
-            return;
-        }
-        let granted = crew.grant(bytes);
+        let granted = loop {
+            if crew.is_over() {
+                return 0;
+            }
+            match crew.means.budget.grant(bytes) {
+                0 => crew.sleep(NAP),
+                granted => break granted,
+            }
+        };
         let mut within = 0;
         let fit = folios.iter().take_while(|&&folio| {
             within += size(folio);
@@ -163,12 +186,20 @@ impl<'c, 'r> Worker<'c, 'r> {
         let folios = &folios[..fit.count()];
         let asked = folios.iter().map(|&folio| size(folio)).sum::<u64>();
         if folios.is_empty() {
-            // Less is left than a page, which is nothing.
-            return;
+            crew.means.budget.settle(granted, 0);
+            crew.means.budget.spend();
+            return 0;
         }
-        crew.give_back(granted - asked);
         if let Some(exchange) = &crew.exchange {
-            locked(exchange).make_room(node, bytes);
+            locked(exchange).make_room(node, asked);
+        }
+        // A number may be another process's by now; between this and the call it hardly is.
+        if crew.target.has_ended() {
+            crew.end();
+        }
+        if crew.is_over_before_a_call() {
+            crew.means.budget.settle(granted, granted);
+            return 0;
         }
         let answers = self.bring(folios, node);
         let took = self.kernel.take_longest();
@@ -178,19 +209,49 @@ impl<'c, 'r> Worker<'c, 'r> {
         });
         self.account.longest_call = self.account.longest_call.max(took);
         let before = self.account.moved;
+        let all_went = answers.iter().all(Result::is_ok);
         for (&folio, answer) in folios.iter().zip(answers) {
+            let is_huge = folio.order() != Order::BASE && page_size == BASE_PAGE;
+            if is_huge && !all_went && self.split_up(folio, answer, node) {
+                continue;
+            }
             match answer {
                 Ok(()) => self.account.moved.count(folio),
                 Err(failure) => self.stays(folio, node, page_size, failure),
             }
         }
         let moved = self.account.moved;
-        let (folios, moved) = (moved.folios - before.folios, moved.bytes - before.bytes);
-        crew.give_back(asked - moved);
-        crew.count(folios, moved);
+        let (pages, moved) = (moved.folios - before.folios, moved.bytes - before.bytes);
+        crew.means
+            .budget
+            .settle(granted, granted.saturating_sub(moved));
+        crew.count(pages, moved);
         if self.pass == 1 {
             crew.means.progress.handle(asked);
         }
+        folios.len()
+    }
+
+    /// What lacks a huge page at its destination the kernel splits, and moves the base pages that it
+    /// can. Then these are accounted for one by one, and it is true.
+    fn split_up(&mut self, folio: Folio, answer: Result<(), Failure>, node: u32) -> bool {
+        let start = address(folio);
+        let end = start + usize::try_from(size(folio)).unwrap_or(0);
+        let Ok(found) = self.scanner.located(start..end, BASE_PAGE) else {
+            return false;
+        };
+        if found.iter().any(|&(found, _)| found == folio) {
+            return false;
+        }
+        let again = Failure::new(Step::Remap, Why::Again);
+        for (page, status) in found {
+            match status.node() {
+                Some(now) if now == node => self.account.moved.count(page),
+                Some(_) => self.stays(page, node, BASE_PAGE, answer.err().unwrap_or(again)),
+                None => {}
+            }
+        }
+        true
     }
 
     /// Asks the kernel for folios: one page for each that may be larger than it looks, and then for
@@ -242,26 +303,21 @@ impl<'c, 'r> Worker<'c, 'r> {
             why => why.is_transient() && self.pass < ASYNC_PASSES,
         };
         if again {
+            self.so_far.insert(folio, failure);
             self.again.entry((node, page_size)).or_default().push(folio);
             return;
         }
-        match failure.why {
-            // It is there again in every round, and is none that can be moved.
-            Why::Absent if self.crew.round > 0 && is(Errno::FAULT) => {
-                let failure = Failure {
-                    why: Why::Unsupported,
-                    ..failure
-                };
-                self.stayed.push((folio, failure));
-            }
-            Why::Absent => self.account.vanished.count(folio),
-            why => {
-                if matches!(why, Why::NoMemory | Why::NotPermitted) {
-                    self.crew.close(node, page_size, failure);
-                }
-                self.stayed.push((folio, failure));
-            }
+        self.so_far.remove(&folio);
+        if failure.why == Why::Absent {
+            self.absent.push(folio);
+            return;
         }
+        // Where there is no huge page there may be base pages yet.
+        let is_of_node = folio.order() == Order::BASE || page_size > BASE_PAGE;
+        if failure.why == Why::NotPermitted || failure.why == Why::NoMemory && is_of_node {
+            self.crew.close(node, page_size, failure);
+        }
+        self.stayed.push((folio, failure));
     }
 
     /// The later passes, over what was in use.
@@ -278,6 +334,15 @@ impl<'c, 'r> Worker<'c, 'r> {
                 .sum::<u64>();
             self.move_what_waits(AtLeast::APage);
         }
+    }
+}
+
+/// A worker that ends, be it by a panic.
+struct Leaving<'c, 'r>(&'c Crew<'r>);
+
+impl Drop for Leaving<'_, '_> {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 

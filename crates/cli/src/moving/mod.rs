@@ -58,10 +58,8 @@ pub(crate) fn run(args: &Move) -> Result<ExitCode, CliError> {
     if let Some(sink) = sink {
         sink.write(&document::report(&request, &report, &Machine::here(), code))?;
     }
-    let error = report
-        .processes
-        .iter()
-        .find_map(|process| process.error.as_ref());
+    let failed = report.processes.iter().filter(|process| !process.ended);
+    let error = failed.filter_map(|process| process.error.as_ref()).next();
     match error {
         Some(error) if code == 1 => Err(CliError::Failed(error.to_string())),
         _ => Ok(ExitCode::from(code)),

@@ -11,6 +11,10 @@ use crate::program::{begin, ended, moves};
 
 pub(crate) const CASES: &[Case] = &[
     ("room::a_full_node", a_full_node),
+    (
+        "room::huge_pages_for_a_full_node",
+        huge_pages_for_a_full_node,
+    ),
     ("room::exchange", exchange),
     ("room::memory_that_goes_offline", memory_that_goes_offline),
 ];
@@ -85,6 +89,23 @@ fn a_full_node() {
     drop(full);
     let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
     assert_eq!(report.code, 0, "{report:?}");
+    herd.end();
+}
+
+/// The kernel splits those that it has no room for; each page is counted where it is.
+fn huge_pages_for_a_full_node() {
+    let herd = Herd::new(64, &["--page-size", "2m"]);
+    let full = Full::leaving(16);
+    let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
+    assert_eq!(report.code, 3, "{report:?}");
+    let (there, _) = herd.on_node(1);
+    assert_eq!(report.moved(), there, "{report:?}");
+    let without = report.stayed("no memory") + report.stayed("not tried");
+    assert_eq!(there + without, 64 * MIB, "{report:?}");
+    drop(full);
+    let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
+    assert_eq!(report.code, 0, "{report:?}");
+    assert_eq!(report.moved(), without);
     herd.end();
 }
 
