@@ -7,6 +7,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::CliError;
 
+/// Has something done on Ctrl-C. There can be one such thing in a process.
+pub(crate) fn on_ctrl_c(what: impl FnMut() + Send + 'static) -> Result<(), CliError> {
+    ctrlc::set_handler(what)
+        .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))
+}
+
 pub(crate) struct Context {
     pub(crate) progress: ProgressBar,
     interrupted: Arc<AtomicBool>,
@@ -17,8 +23,7 @@ impl Context {
     pub(crate) fn start(runs: u64) -> Result<Self, CliError> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupted);
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-            .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
+        on_ctrl_c(move || flag.store(true, Ordering::Relaxed))?;
 
         // It shows itself only where standard error is a terminal.
         let style =

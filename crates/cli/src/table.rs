@@ -109,6 +109,12 @@ pub(crate) fn short(number: f64) -> String {
     format!("{scaled:.digits$}{unit}")
 }
 
+/// Microseconds, to a tenth where they are few.
+pub(crate) fn micro(figure: f64) -> String {
+    let digits = usize::from(figure < 100.0);
+    format!("{figure:.digits$}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,9 +14,11 @@
 
 use std::time::{Duration, Instant};
 
-use transhume_engine::{Errno as EngineErrno, Failure, Step, Why};
+use transhume_engine::{Failure, Step, Why};
 use transhume_sys::numa::{self, PageStatus, Shared};
 use transhume_sys::{Errno, Pid};
+
+use crate::failure::{failed, why};
 
 /// Who moves pages: the kernel, or a test that stands in for it.
 pub trait Mover {
@@ -191,9 +193,9 @@ fn ask(
         let of_call = refused.map(of_call);
         let otherwise = if known {
             // Nothing said, or said to have gone and elsewhere since.
-            failed(Why::Pinned, Errno::BUSY)
+            failed(Step::Remap, Why::Pinned, Errno::BUSY)
         } else {
-            failed(Why::Again, Errno::AGAIN)
+            failed(Step::Remap, Why::Again, Errno::AGAIN)
         };
         Err(of_page.or(of_call).unwrap_or(otherwise))
     }));
@@ -218,22 +220,15 @@ fn is_absent(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::FAULT)
 }
 
-fn failed(why: Why, errno: Errno) -> Failure {
-    Failure::new(Step::Remap, why).with_errno(EngineErrno::new(errno.raw_os_error()))
-}
-
 /// What the kernel means by the status of a page that it has not moved.
 fn of_page(errno: Errno) -> Failure {
     let why = match errno {
         Errno::BUSY | Errno::AGAIN => Why::Pinned,
         Errno::ACCESS => Why::Shared,
         Errno::NOENT | Errno::FAULT => Why::Absent,
-        Errno::NOMEM => Why::NoMemory,
-        Errno::PERM => Why::NotPermitted,
-        Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS => Why::Unsupported,
-        _ => Why::System,
+        other => why(other),
     };
-    failed(why, errno)
+    failed(Step::Remap, why, errno)
 }
 
 /// What it means by refusing the call. `EACCES` is not about a page then: the cpuset of the process
@@ -241,14 +236,11 @@ fn of_page(errno: Errno) -> Failure {
 /// more.
 fn of_call(errno: Errno) -> Failure {
     let why = match errno {
-        Errno::ACCESS | Errno::NODEV | Errno::PERM => Why::NotPermitted,
+        Errno::NODEV => Why::NotPermitted,
         Errno::SRCH | Errno::INVAL => Why::Absent,
-        Errno::AGAIN | Errno::INTR => Why::Again,
-        Errno::NOMEM => Why::NoMemory,
-        Errno::OPNOTSUPP | Errno::NOSYS => Why::Unsupported,
-        _ => Why::System,
+        other => why(other),
     };
-    failed(why, errno)
+    failed(Step::Remap, why, errno)
 }
 
 #[cfg(test)]

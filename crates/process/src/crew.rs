@@ -13,15 +13,13 @@ use crate::account::Account;
 use crate::backoff::BackOff;
 use crate::budget::Budget;
 use crate::exchange::Exchange;
-use crate::pace::Throttle;
+use crate::pace::{Throttle, sleep_unless};
 use crate::plan::{Plan, WINDOW, windows};
 use crate::progress::Progress;
 use crate::request::Request;
 use crate::target::Target;
 use crate::worker::Worker;
 
-/// How often a waiting worker looks whether it is over.
-const NAP: Duration = Duration::from_millis(20);
 /// A worker gets its memory in so many windows at least, so that none waits long for the last.
 const WINDOWS_EACH: usize = 4;
 /// Huge pages stay whole.
@@ -251,13 +249,6 @@ impl<'r> Crew<'r> {
 
     /// Sleeps, unless it is over before.
     pub(crate) fn sleep(&self, time: Duration) {
-        let until = Instant::now() + time;
-        while !self.is_over() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            std::thread::sleep(left.min(NAP));
-        }
+        sleep_unless(time, || self.is_over());
     }
 }

@@ -14,13 +14,12 @@ use crate::account::{Account, Amount};
 use crate::bring::{Check, Kernel, bring};
 use crate::crew::Means;
 use crate::mapping::Mapping;
+use crate::pace::sleep_unless;
 use crate::plan::windows;
-use crate::scan::{Scanner, address, size};
+use crate::scan::{Scanner, address, addresses, size, size_of_all};
 use crate::select::others;
 use crate::target::Target;
 
-/// How often one that waits looks whether it is over.
-const NAP: Duration = Duration::from_millis(20);
 /// How much of the address space is searched for cold memory at a time.
 const WINDOW: usize = 4 << 20;
 
@@ -47,10 +46,9 @@ pub(crate) struct Exchange<'r> {
 impl<'r> Exchange<'r> {
     pub(crate) fn new(means: Means<'r>, target: &'r Target, mappings: &[Mapping]) -> Self {
         let has_some = |mapping: &&Mapping| {
-            let mut to = means.request.to.nodes();
             let nodes = mapping.on_nodes.as_ref();
             // Reserved addresses may be many.
-            nodes.is_none_or(|nodes| to.any(|to| nodes.contains_key(&to)))
+            nodes.is_none_or(|nodes| nodes.keys().any(|&node| means.request.to.contains(node)))
         };
         let unwanted = mappings.iter().filter(has_some).flat_map(|mapping| {
             let parts = others(&means.request.only, mapping).into_iter();
@@ -87,18 +85,15 @@ impl<'r> Exchange<'r> {
                 return;
             }
             let Some(to) = self.roomiest() else { return };
-            let moving = slice.iter().map(|&folio| size(folio)).sum();
-            let until = Instant::now() + self.means.throttle.wait_for(moving, Instant::now());
-            while Instant::now() < until && !self.is_over() {
-                std::thread::sleep((until - Instant::now()).min(NAP));
-            }
+            let wait = self
+                .means
+                .throttle
+                .wait_for(size_of_all(&slice), Instant::now());
+            sleep_unless(wait, || self.is_over());
             if self.is_over() {
                 return;
             }
-            let pages = slice
-                .iter()
-                .map(|&folio| address(folio))
-                .collect::<Vec<_>>();
+            let pages = addresses(&slice);
             let answers = bring(&mut self.kernel, &pages, to, Check::Doubtful).answers;
             self.longest_call = self.longest_call.max(self.kernel.take_longest());
             // What stays is not asked for again: it is where it was, and in nobody's way but ours.
@@ -147,7 +142,7 @@ impl<'r> Exchange<'r> {
             return;
         };
         for (folio, status) in found {
-            let there = |node: &u32| self.means.request.to.nodes().any(|to| to == *node);
+            let there = |&node: &u32| self.means.request.to.contains(node);
             let Some(node) = status.node().filter(there) else {
                 continue;
             };

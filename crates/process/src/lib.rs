@@ -6,8 +6,7 @@
 //!
 //! - **What to submit.** A page that is in its place already, or absent, or of another destination,
 //!   closes the kernel's batch early, and each batch is a shootdown. So only pages are submitted that
-//!   are in memory and misplaced, a list for each destination, in the order of their addresses. Where
-//!   the kernel's own count says that all of a mapping is misplaced, nobody is asked ([`Plan`]).
+//!   are in memory and misplaced, a list for each destination, in the order of their addresses.
 //!   A huge page goes by its head: of the other pages in it the kernel says `EBUSY`. Folios of other
 //!   sizes nobody shows, so how large they are is learned from such answers.
 //! - **How much at a time.** A call costs 30 to 50 us before it moves anything, so it gets 8,192 base
@@ -43,6 +42,7 @@ mod bring;
 mod budget;
 mod crew;
 mod exchange;
+mod failure;
 mod family;
 mod mapping;
 mod near;
@@ -60,6 +60,7 @@ mod worker;
 
 pub use account::{Account, Amount, Stayed};
 pub use bring::{Brought, Check, Kernel, Mover, bring};
+pub use failure::{failed, why};
 pub use mapping::{Kind, Mapping, mappings};
 pub use pace::SLICE_PAGES;
 pub use plan::{Part, Plan, PlanError, visit_pages};

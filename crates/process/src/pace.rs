@@ -125,6 +125,21 @@ impl Throttle {
     }
 }
 
+/// How often one that waits looks whether it is over.
+const NAP: Duration = Duration::from_millis(20);
+
+/// Sleeps, unless it is over before.
+pub(crate) fn sleep_unless(time: Duration, is_over: impl Fn() -> bool) {
+    let until = Instant::now() + time;
+    while !is_over() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(NAP));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

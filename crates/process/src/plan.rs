@@ -127,6 +127,15 @@ impl Plan {
         })
     }
 
+    /// The mapping that an address is in.
+    #[must_use]
+    pub fn mapping_at(&self, address: usize) -> Option<&Mapping> {
+        let ends_before = |mapping: &Mapping| mapping.range.end <= address;
+        let at = self.mappings.partition_point(ends_before);
+        let mapping = self.mappings.get(at);
+        mapping.filter(|mapping| mapping.range.contains(&address))
+    }
+
     /// How many bytes are to move.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -143,11 +152,25 @@ impl Plan {
 pub fn visit_pages(
     target: &Target,
     mapping: &Mapping,
-    mut visit: impl FnMut(Folio, u32),
+    visit: impl FnMut(Folio, u32),
 ) -> Result<(), CallError> {
     let mut scanner = Scanner::new(target);
-    for window in windows(mapping.range.clone(), WINDOW) {
-        for (folio, status) in scanner.located(window, mapping.page_size)? {
+    visit_range(
+        &mut scanner,
+        mapping.range.clone(),
+        mapping.page_size,
+        visit,
+    )
+}
+
+fn visit_range(
+    scanner: &mut Scanner<'_>,
+    range: Range<usize>,
+    page_size: usize,
+    mut visit: impl FnMut(Folio, u32),
+) -> Result<(), CallError> {
+    for window in windows(range, WINDOW) {
+        for (folio, status) in scanner.located(window, page_size)? {
             if let Some(node) = status.node() {
                 visit(folio, node);
             }
@@ -163,13 +186,9 @@ fn count(
     page_size: usize,
 ) -> Result<BTreeMap<u32, u64>, CallError> {
     let mut counts = BTreeMap::new();
-    for window in windows(range, WINDOW) {
-        for (folio, status) in scanner.located(window, page_size)? {
-            if let Some(node) = status.node() {
-                *counts.entry(node).or_insert(0) += size(folio);
-            }
-        }
-    }
+    visit_range(scanner, range, page_size, |folio, node| {
+        *counts.entry(node).or_insert(0) += size(folio);
+    })?;
     Ok(counts)
 }
 

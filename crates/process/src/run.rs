@@ -8,12 +8,13 @@ use transhume_engine::{Failure, Folio, Step, Why};
 use crate::account::{Account, Amount, Stayed};
 use crate::budget::Budget;
 use crate::crew::{Crew, Means};
+use crate::failure::failed;
 use crate::family::Family;
 use crate::pace::Throttle;
 use crate::plan::{Plan, PlanError};
 use crate::progress::Progress;
 use crate::request::Request;
-use crate::scan::Scanner;
+use crate::scan::{Scanner, address, size};
 use crate::target::{Target, TargetError};
 use transhume_sys::Errno;
 
@@ -273,10 +274,7 @@ fn one(means: Means<'_>, target: &Target, followed: bool) -> (ProcessReport, Opt
 }
 
 fn bytes_of(stayed: &[(Folio, Failure)]) -> u64 {
-    stayed
-        .iter()
-        .map(|&(folio, _)| crate::scan::size(folio))
-        .sum()
+    stayed.iter().map(|&(folio, _)| size(folio)).sum()
 }
 
 /// What has stayed may have been freed since, or have been taken elsewhere; then there is nothing to
@@ -311,11 +309,7 @@ fn settle_absent(
         return (gone, others);
     }
     let still_counts = |folio: Folio| {
-        let at = crate::scan::address(folio);
-        let mappings = &plan.mappings;
-        let mapping = mappings.get(mappings.partition_point(|mapping| mapping.range.end <= at));
-        let counts = mapping.filter(|mapping| mapping.range.contains(&at));
-        counts.is_some_and(|mapping| {
+        plan.mapping_at(address(folio)).is_some_and(|mapping| {
             let nodes = mapping.on_nodes.iter().flatten();
             nodes
                 .into_iter()
@@ -326,9 +320,7 @@ fn settle_absent(
         match status.errno() {
             // A file of a device, say: the kernel counts it and does not move it.
             Some(errno @ Errno::FAULT) if still_counts(folio) => {
-                let failure = Failure::new(Step::Remap, Why::Unsupported);
-                let errno = transhume_engine::Errno::new(errno.raw_os_error());
-                others.push((folio, failure.with_errno(errno)));
+                others.push((folio, failed(Step::Remap, Why::Unsupported, errno)));
             }
             Some(_) => gone.count(folio),
             None => {}

@@ -108,8 +108,7 @@ impl<'t> Scanner<'t> {
         folios: &[Folio],
         status: &mut Vec<PageStatus>,
     ) -> Result<(), CallError> {
-        let pages = folios.iter().map(|&folio| address(folio));
-        let pages = pages.collect::<Vec<_>>();
+        let pages = addresses(folios);
         status.clear();
         status.resize(pages.len(), PageStatus::UNKNOWN);
         query_pages(Some(self.target.pid()), &pages, status)
@@ -247,6 +246,16 @@ pub(crate) fn size(folio: Folio) -> u64 {
     folio.base_pages() * BASE_PAGE as u64
 }
 
+/// How large folios are together.
+pub(crate) fn size_of_all(folios: &[Folio]) -> u64 {
+    folios.iter().map(|&folio| size(folio)).sum()
+}
+
+/// Where folios begin.
+pub(crate) fn addresses(folios: &[Folio]) -> Vec<usize> {
+    folios.iter().map(|&folio| address(folio)).collect()
+}
+
 pub(crate) fn page_of(address: usize) -> u64 {
     (address / BASE_PAGE) as u64
 }
@@ -286,8 +295,7 @@ mod tests {
     fn a_huge_page_is_found_whole() {
         let mut folios = Vec::new();
         push(&mut folios, 0x20_1000..0x40_1000, Order::HUGE);
-        let addresses = folios.iter().map(|&folio| address(folio));
-        assert_eq!(addresses.collect::<Vec<_>>(), [0x20_0000, 0x40_0000]);
+        assert_eq!(addresses(&folios), [0x20_0000, 0x40_0000]);
         // One that is found piece by piece is one.
         let large = order(1 << 30).unwrap();
         folios.clear();

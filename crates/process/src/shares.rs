@@ -63,6 +63,12 @@ impl Shares {
         self.shares.iter().map(|&(node, _)| node)
     }
 
+    /// Whether it is one of the nodes.
+    #[must_use]
+    pub fn contains(&self, node: u32) -> bool {
+        self.nodes().any(|other| other == node)
+    }
+
     /// The node that the page at an address belongs to.
     #[must_use]
     pub fn node(&self, address: usize) -> u32 {

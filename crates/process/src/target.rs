@@ -177,8 +177,8 @@ impl Target {
         };
         target.pagemap().map_err(refused)?;
         // Between the look-ups its number may have become another's.
-        let again = running_now(&target.process).map_err(|error| proc_error(pid, error))?;
-        if again != stat.starttime || target.has_ended() {
+        let again = self::stat(&target.process).map_err(|error| proc_error(pid, error))?;
+        if again.starttime != stat.starttime || target.has_ended() {
             return Err(TargetError::NoSuch { pid });
         }
         Ok(target)
@@ -270,10 +270,6 @@ fn stat(process: &Process) -> ProcResult<Stat> {
 
 fn status(process: &Process) -> ProcResult<Status> {
     Status::from_buf_read(lossy(process, "status")?.as_bytes())
-}
-
-fn running_now(process: &Process) -> ProcResult<u64> {
-    stat(process).map(|stat| stat.starttime)
 }
 
 fn lossy(process: &Process, file: &str) -> ProcResult<String> {

@@ -13,7 +13,7 @@ use crate::bring::{Check, Kernel, bring};
 use crate::crew::{Crew, Window, locked};
 use crate::near::stay_near;
 use crate::pace::Pace;
-use crate::scan::{Scanner, address, size};
+use crate::scan::{Scanner, address, addresses, size, size_of_all};
 use crate::stride::Stride;
 
 /// How long an idle worker sleeps.
@@ -121,7 +121,7 @@ impl<'c, 'r> Worker<'c, 'r> {
             };
             if !request.from.contains(&node) {
                 // Later rounds meet what the first has moved.
-                if self.crew.round == 0 && request.to.nodes().any(|to| to == node) {
+                if self.crew.round == 0 && request.to.contains(node) {
                     self.account.already_there.count(folio);
                 }
             } else if self.crew.known.binary_search(&folio).is_err() {
@@ -167,7 +167,7 @@ impl<'c, 'r> Worker<'c, 'r> {
     /// were tried; none if it is over.
     fn slice(&mut self, folios: &[Folio], node: u32, page_size: usize) -> usize {
         let crew = self.crew;
-        let bytes = folios.iter().map(|&folio| size(folio)).sum::<u64>();
+        let bytes = size_of_all(folios);
         crew.sleep(crew.means.throttle.wait_for(bytes, Instant::now()));
         let granted = loop {
             if crew.is_over() {
@@ -184,7 +184,7 @@ impl<'c, 'r> Worker<'c, 'r> {
             within <= granted
         });
         let folios = &folios[..fit.count()];
-        let asked = folios.iter().map(|&folio| size(folio)).sum::<u64>();
+        let asked = size_of_all(folios);
         if folios.is_empty() {
             crew.means.budget.settle(granted, 0);
             crew.means.budget.spend();
@@ -257,17 +257,13 @@ impl<'c, 'r> Worker<'c, 'r> {
     /// Asks the kernel for folios: one page for each that may be larger than it looks, and then for
     /// what has not gone with it.
     fn bring(&mut self, folios: &[Folio], node: u32) -> Vec<Result<(), Failure>> {
-        let pages = |folios: &[Folio]| {
-            let pages = folios.iter().map(|&folio| address(folio));
-            pages.collect::<Vec<_>>()
-        };
         if !self.stride.is_more_than_a_page() {
-            let brought = bring(&mut self.kernel, &pages(folios), node, Check::Doubtful);
+            let brought = bring(&mut self.kernel, &addresses(folios), node, Check::Doubtful);
             self.stride.learn(folios.len(), brought.with_others);
             return brought.answers;
         }
         let (first, others) = self.stride.split(folios);
-        let brought = bring(&mut self.kernel, &pages(&first), node, Check::Doubtful);
+        let brought = bring(&mut self.kernel, &addresses(&first), node, Check::Doubtful);
         self.stride.learn(first.len(), brought.with_others);
         let mut answers = first
             .into_iter()
@@ -280,7 +276,7 @@ impl<'c, 'r> Worker<'c, 'r> {
         answers.extend(gone.iter().map(|&at| (others[at], Ok(()))));
         let rest = rest.into_iter().map(|at| others[at]).collect::<Vec<_>>();
         self.stride.unlearn(others.len(), rest.len());
-        let brought = bring(&mut self.kernel, &pages(&rest), node, Check::Doubtful);
+        let brought = bring(&mut self.kernel, &addresses(&rest), node, Check::Doubtful);
         answers.extend(rest.into_iter().zip(brought.answers));
         folios
             .iter()

@@ -4,34 +4,17 @@ use std::time::Duration;
 
 use std::ops::Range;
 use transhume_copy::{CopyJob, Memcpy};
-use transhume_engine::{Copier, CopyAnswer, Errno as EngineErrno, Failure, Step, Why};
+use transhume_engine::{Copier, CopyAnswer, Failure, Step, Why};
 
-use transhume_sys::Errno;
 use transhume_sys::uffd::Uffd;
 
 use crate::table::Refused;
 
+pub(crate) use transhume_process::{failed, why};
+
 /// How long the single-folio path waits for a folio's lock: far longer than a batch, so that only
 /// a holder that is gone is given up on.
 pub(crate) const LOCK_PATIENCE: Duration = Duration::from_millis(200);
-
-/// A step that the kernel refused.
-pub(crate) fn failed(step: Step, why: Why, errno: Errno) -> Failure {
-    Failure::new(step, why).with_errno(EngineErrno::new(errno.raw_os_error()))
-}
-
-/// What an errno means where it has no meaning of its own.
-pub(crate) fn why(errno: Errno) -> Why {
-    match errno {
-        Errno::AGAIN | Errno::INTR => Why::Again,
-        Errno::NOMEM => Why::NoMemory,
-        Errno::PERM | Errno::ACCESS => Why::NotPermitted,
-        Errno::NOENT => Why::Absent,
-        Errno::BUSY => Why::Pinned,
-        Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS => Why::Unsupported,
-        _ => Why::System,
-    }
-}
 
 /// A folio lock that was not to be had.
 pub(crate) fn refused(refused: Refused) -> Failure {

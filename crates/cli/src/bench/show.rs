@@ -2,7 +2,7 @@
 
 use super::cell::{Group, Table};
 use super::row::Row;
-use crate::table::{Column, figures, fold, short, width};
+use crate::table::{Column, figures, fold, micro, short, width};
 
 pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
     let what = match group.table {
@@ -30,13 +30,6 @@ fn columns(table: Table, rows: &[Row]) -> Vec<Column> {
         cells: rows.iter().map(cell).collect(),
     };
     let giga = |figure: f64| format!("{:.2}", figure / 1e9);
-    let micro = |figure: f64| {
-        if figure >= 100.0 {
-            format!("{figure:.0}")
-        } else {
-            format!("{figure:.1}")
-        }
-    };
     let unknown = || "n/a".to_owned();
     let mut columns = vec![column("variant", 0, &|row| row.variant.clone())];
     if table == Table::Copy {

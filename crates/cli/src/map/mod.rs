@@ -13,6 +13,7 @@ use serde::Serialize;
 use transhume_process::{BASE_PAGE, Kind, Mapping, Target, mappings, visit_pages};
 
 use crate::args::Map;
+use crate::context::on_ctrl_c;
 use crate::error::CliError;
 use crate::json::Sink;
 use crate::moving::short;
@@ -74,8 +75,7 @@ pub(crate) fn run(args: &Map) -> Result<(), CliError> {
 fn watch(target: &Target) -> Result<(), CliError> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
+    on_ctrl_c(move || flag.store(true, Ordering::Relaxed))?;
     let terminal = console::Term::stdout();
     while !stop.load(Ordering::Relaxed) {
         let width = width();

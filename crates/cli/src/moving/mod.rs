@@ -17,12 +17,15 @@ use transhume_process::{Nodes, Plan, Progress, Report, Request, Target};
 use transhume_sys::numa::Shared;
 
 use crate::args::{From, Move};
+use crate::context::on_ctrl_c;
 use crate::error::CliError;
 use crate::json::Sink;
 use crate::machine::Machine;
 use crate::print;
 
-/// Some memory stayed where it was.
+/// The exit status when a process could not be looked at.
+const FAILED: u8 = 1;
+/// The exit status when some memory stayed where it was.
 const PARTLY: u8 = 3;
 /// The most threads unless it is said otherwise: a process that is to go on needs CPUs too.
 const MOST_THREADS: usize = 4;
@@ -54,15 +57,20 @@ pub(crate) fn run(args: &Move) -> Result<ExitCode, CliError> {
     if !quiet {
         print(&show::report(&request, &report))?;
     }
-    let code = code(&report);
+    // One that has ended has not failed.
+    let lived = report.processes.iter().filter(|process| !process.ended);
+    let failure = lived.filter_map(|process| process.error.as_ref()).next();
+    let code = match failure {
+        Some(_) => FAILED,
+        None if report.is_complete() => 0,
+        None => PARTLY,
+    };
     if let Some(sink) = sink {
         sink.write(&document::report(&request, &report, &Machine::here(), code))?;
     }
-    let failed = report.processes.iter().filter(|process| !process.ended);
-    let error = failed.filter_map(|process| process.error.as_ref()).next();
-    match error {
-        Some(error) if code == 1 => Err(CliError::Failed(error.to_string())),
-        _ => Ok(ExitCode::from(code)),
+    match failure {
+        Some(error) => Err(CliError::Failed(error.to_string())),
+        None => Ok(ExitCode::from(code)),
     }
 }
 
@@ -116,14 +124,13 @@ fn plan(request: &Request, target: &Target) -> Result<Plan, CliError> {
 fn watched(request: &Request, targets: Vec<Target>) -> Result<Report, CliError> {
     let progress = Arc::new(Progress::new());
     let stop = Arc::clone(&progress);
-    ctrlc::set_handler(move || {
+    on_ctrl_c(move || {
         if stop.is_stopped() {
             // Asked twice: what is under way in the kernel ends by itself.
             std::process::exit(130);
         }
         stop.stop();
-    })
-    .map_err(|error| CliError::Failed(format!("cannot watch for Ctrl-C: {error}")))?;
+    })?;
     // It shows itself only where standard error is a terminal; what does not fit there is cut off.
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:16} {wide_msg}");
@@ -164,20 +171,4 @@ fn so_far(progress: &Progress, bar: &ProgressBar) -> String {
         progress.moved_folios(),
         progress.workers(),
     )
-}
-
-/// The exit status.
-fn code(report: &Report) -> u8 {
-    let failed = report
-        .processes
-        .iter()
-        .any(|process| process.error.is_some() && !process.ended);
-    if failed {
-        1
-    } else if report.is_complete() {
-        // Also if it was asked to stop when there was nothing left to do.
-        0
-    } else {
-        PARTLY
-    }
 }

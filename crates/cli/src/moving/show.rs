@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::BinaryBytes;
 use transhume_engine::Why;
-use transhume_process::{Mapping, Plan, ProcessReport, Report, Request, Stop, Target};
+use transhume_process::{Plan, ProcessReport, Report, Request, Stop, Target};
 
 use crate::table::{Column, figures, fold, width};
 
@@ -24,12 +24,7 @@ pub(crate) fn plan(request: &Request, target: &Target, plan: &Plan) -> String {
         text.push_str(&on_nodes(&plan.on_nodes));
         return text;
     }
-    let mapping = |at: usize| {
-        let part = &plan.parts[at];
-        let ends_before = |mapping: &Mapping| mapping.range.end <= part.range.start;
-        plan.mappings
-            .get(plan.mappings.partition_point(ends_before))
-    };
+    let mapping = |at: usize| plan.mapping_at(plan.parts[at].range.start);
     let column = |header: &'static str, rank, cell: &dyn Fn(usize) -> String| Column {
         header: header.into(),
         rank,

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -80,6 +82,13 @@ impl Herd {
         let end = self.line();
         assert_eq!(end["errors"], 0, "{end}");
         assert!(self.child.wait().unwrap().success());
+    }
+
+    /// Waits until some of it is on a node.
+    pub(crate) fn wait_for_some_on(&self, node: u32) {
+        while self.on_node(node).0 == 0 {
+            sleep(Duration::from_millis(50));
+        }
     }
 
     pub(crate) fn kill(&mut self) {

@@ -1,8 +1,5 @@
 //! Limits, and stopping.
 
-use std::thread::sleep;
-use std::time::Duration;
-
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Case;
@@ -78,9 +75,7 @@ fn interrupted() {
         "1",
         &["--only", &herd.range(), "--bandwidth", "8MiB/s"],
     );
-    while herd.on_node(1).0 == 0 {
-        sleep(Duration::from_millis(50));
-    }
+    herd.wait_for_some_on(1);
     let pid = Pid::from_raw(i32::try_from(mover.id()).unwrap()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
     let report = ended(mover);

@@ -12,7 +12,7 @@ use transhume_sys::numa::{NodeMemory, NodePages};
 
 use crate::Case;
 use crate::herd::{Herd, MIB};
-use crate::program::{begin, ended, moves, transhume};
+use crate::program::{begin, command, ended, moves, transhume};
 use crate::reasons::{let_go, live};
 
 pub(crate) const CASES: &[Case] = &[
@@ -213,9 +213,7 @@ fn it_exits() {
         "1",
         &["--only", &herd.range(), "--bandwidth", "8MiB/s"],
     );
-    while herd.on_node(1).0 == 0 {
-        sleep(Duration::from_millis(50));
-    }
+    herd.wait_for_some_on(1);
     herd.kill();
     let report = ended(mover);
     assert_eq!(report.code, 3, "{report:?}");
@@ -259,17 +257,8 @@ fn children_are_followed() {
         .spawn()
         .unwrap();
     sleep(Duration::from_millis(300));
-    let output = transhume()
-        .args([
-            "move",
-            "--from",
-            "0",
-            "--to",
-            "1",
-            "--follow-children",
-            "--include-shared",
-        ])
-        .args(["--pid", &shell.id().to_string(), "--json", "-"])
+    let output = command(&shell.id().to_string(), "0", "1")
+        .args(["--follow-children", "--include-shared", "--json", "-"])
         .output()
         .unwrap();
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -347,10 +336,8 @@ fn a_thousand_mappings() {
 fn a_name_that_is_no_text() {
     let (child, range) = live("painted");
     let pid = child.id().to_string();
-    let output = transhume()
-        .args([
-            "move", "--from", "0", "--to", "1", "--only", &range, "--pid", &pid,
-        ])
+    let output = command(&pid, "0", "1")
+        .args(["--only", &range])
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");

@@ -2,7 +2,7 @@
 
 use crate::Case;
 use crate::herd::{Herd, MIB};
-use crate::program::{moves, moves_to, transhume};
+use crate::program::{command, moves, moves_to};
 use crate::reasons::{let_go, live};
 
 pub(crate) const CASES: &[Case] = &[
@@ -179,9 +179,8 @@ fn a_file() {
 fn several_processes() {
     let herds = [Herd::new(8, &[]), Herd::new(8, &[])];
     let pids = format!("{},{}", herds[0].pid(), herds[1].pid());
-    let output = transhume()
-        .args(["move", "--from", "all", "--to", "1", "--only", "anon"])
-        .args(["--pid", &pids, "--json", "-"])
+    let output = command(&pids, "all", "1")
+        .args(["--only", "anon", "--json", "-"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -193,9 +192,8 @@ fn several_processes() {
 
 fn a_dry_run_moves_nothing() {
     let herd = Herd::new(8, &[]);
-    let output = transhume()
-        .args(["move", "--from", "0", "--to", "1", "--dry-run", "--explain"])
-        .args(["--pid", &herd.pid().to_string(), "--only", &herd.range()])
+    let output = command(&herd.pid().to_string(), "0", "1")
+        .args(["--dry-run", "--explain", "--only", &herd.range()])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -75,11 +75,17 @@ pub(crate) fn moves_to(pid: u32, from: &str, to: &str, more: &[&str]) -> Report 
     report
 }
 
+/// The command to.
+pub(crate) fn command(pids: &str, from: &str, to: &str) -> Command {
+    let mut command = transhume();
+    command.args(["move", "--pid", pids, "--from", from, "--to", to]);
+    command
+}
+
 /// Begins to.
 pub(crate) fn begin(pid: u32, from: &str, to: &str, more: &[&str]) -> Child {
-    transhume()
-        .args(["move", "--json", "-", "--pid", &pid.to_string()])
-        .args(["--from", from, "--to", to])
+    command(&pid.to_string(), from, to)
+        .args(["--json", "-"])
         .args(more)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::Case;
 use crate::herd::Herd;
-use crate::program::{moves, refused, transhume};
+use crate::program::{command, moves, refused, transhume};
 
 pub(crate) const CASES: &[Case] = &[
     ("reasons::shared_since_a_fork", shared_since_a_fork),
@@ -145,16 +145,7 @@ fn processes_that_are_none() {
 fn not_permitted() {
     use std::os::unix::process::CommandExt;
     let herd = Herd::new(4, &[]);
-    let output = transhume()
-        .args([
-            "move",
-            "--from",
-            "0",
-            "--to",
-            "1",
-            "--pid",
-            &herd.pid().to_string(),
-        ])
+    let output = command(&herd.pid().to_string(), "0", "1")
         .uid(65534)
         .gid(65534)
         .output()

@@ -94,14 +94,14 @@ fn a_full_node() {
 
 /// The kernel splits those that it has no room for; each page is counted where it is.
 fn huge_pages_for_a_full_node() {
-    let herd = Herd::new(64, &["--page-size", "2m"]);
+    let herd = Herd::new(128, &["--page-size", "2m"]);
     let full = Full::leaving(16);
     let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
     assert_eq!(report.code, 3, "{report:?}");
     let (there, _) = herd.on_node(1);
     assert_eq!(report.moved(), there, "{report:?}");
     let without = report.stayed("no memory") + report.stayed("not tried");
-    assert_eq!(there + without, 64 * MIB, "{report:?}");
+    assert_eq!(there + without, 128 * MIB, "{report:?}");
     drop(full);
     let report = moves(herd.pid(), 0, 1, &["--only", &herd.range()]);
     assert_eq!(report.code, 0, "{report:?}");

@@ -3,7 +3,7 @@
 use super::cell::{Group, Table};
 use super::plan::Plan;
 use super::row::Row;
-use crate::table::{Column, figures, fold, short, width};
+use crate::table::{Column, figures, fold, micro, short, width};
 
 pub(crate) fn group(group: &Group, plan: &Plan, rows: &[Row]) -> String {
     let what = match group.table {
@@ -29,13 +29,6 @@ fn columns(rows: &[Row]) -> Vec<Column> {
         header: header.into(),
         rank,
         cells: rows.iter().map(cell).collect(),
-    };
-    let micro = |figure: f64| {
-        if figure >= 100.0 {
-            format!("{figure:.0}")
-        } else {
-            format!("{figure:.1}")
-        }
     };
     let unknown = || "n/a".to_owned();
     vec![
