@@ -33,4 +33,6 @@ pub enum CopyAnswer {
     Declined,
     /// Tried, and failed.
     Failed,
+    /// Tried, and not done by the copier's deadline; it was called off and writes no more.
+    TimedOut,
 }

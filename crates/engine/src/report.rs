@@ -50,6 +50,8 @@ pub struct Counts {
     pub declined: u64,
     /// Jobs that the copier tried and failed.
     pub copy_failures: u64,
+    /// Jobs that were not done by the copier's deadline.
+    pub timed_out: u64,
     /// Jobs that the copier left without an answer.
     pub unconfirmed: u64,
 }
@@ -60,6 +62,7 @@ impl Counts {
             CopyAnswer::Copied => self.copied_by_copier += 1,
             CopyAnswer::Declined => self.declined += 1,
             CopyAnswer::Failed => self.copy_failures += 1,
+            CopyAnswer::TimedOut => self.timed_out += 1,
             CopyAnswer::Unconfirmed => self.unconfirmed += 1,
         }
     }

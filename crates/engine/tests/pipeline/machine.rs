@@ -478,7 +478,11 @@ impl Machine {
         assert_eq!(counts.putbacks, self.tally.putbacks);
         assert_eq!(counts.copied_by_cpu, self.tally.copied_on_cpu);
         assert_eq!(
-            counts.copied_by_copier + counts.declined + counts.copy_failures + counts.unconfirmed,
+            counts.copied_by_copier
+                + counts.declined
+                + counts.copy_failures
+                + counts.timed_out
+                + counts.unconfirmed,
             self.tally.jobs
         );
     }

@@ -383,12 +383,13 @@ fn a_second_name_is_there_even_if_its_turn_never_came_again() {
 
 #[test]
 fn the_cpu_copies_what_the_copier_did_not_confirm() {
-    let mut machine = Machine::with_base_pages(9);
-    machine.set_troubles(&[fails(Call::IsEligible, base(8), Why::Pinned, 1)]);
+    let mut machine = Machine::with_base_pages(11);
+    machine.set_troubles(&[fails(Call::IsEligible, base(10), Why::Pinned, 1)]);
     let copier = ScriptedCopier::new(&[
         Act::Answer(CopyAnswer::Copied),
         Act::Answer(CopyAnswer::Declined),
         Act::Answer(CopyAnswer::Failed),
+        Act::Answer(CopyAnswer::TimedOut),
         Act::Answer(CopyAnswer::Unconfirmed),
     ]);
     let request = request(&machine, Mode::Async);
@@ -400,10 +401,11 @@ fn the_cpu_copies_what_the_copier_did_not_confirm() {
             counts.copied_by_copier,
             counts.declined,
             counts.copy_failures,
+            counts.timed_out,
             counts.unconfirmed,
             counts.copied_by_cpu
         ],
-        [2, 2, 2, 2, 7],
+        [2, 2, 2, 2, 2, 9],
         "the one that is not eligible is no job, but is copied"
     );
 }

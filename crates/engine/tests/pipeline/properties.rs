@@ -96,6 +96,7 @@ fn script() -> impl Strategy<Value = Vec<Act>> {
         4 => Just(CopyAnswer::Copied),
         1 => Just(CopyAnswer::Declined),
         1 => Just(CopyAnswer::Failed),
+        1 => Just(CopyAnswer::TimedOut),
         1 => Just(CopyAnswer::Unconfirmed),
     ];
     prop::collection::vec(answers.prop_map(Act::Answer), 1..8)
