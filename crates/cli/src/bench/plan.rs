@@ -173,7 +173,8 @@ fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group
         by_name(name, None).map_err(|error| CliError::Failed(format!("copier {name}: {error}")))
     };
     for engine in engines() {
-        if engine.available.is_ok() && engine.name != "threads" && engine.name != "streaming" {
+        let timed = engine.available.is_ok() && !engine.is_for_tests();
+        if timed && engine.name != "threads" && engine.name != "streaming" {
             copiers.push((named(engine.name)?, 1));
         }
     }

@@ -1,0 +1,205 @@
+//! The copier on portals that misbehave in ways that the model does not.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::dsa::descriptor::Descriptor;
+use crate::dsa::portal::{Shape, Submitted};
+use crate::dsa::{Fault, Faults, ModelOptions, ModelQueue};
+
+/// A portal of a model that does something else from the `n`-th submission on.
+struct Moody {
+    inner: Box<dyn Portal>,
+    left: Arc<AtomicUsize>,
+    then: Then,
+}
+
+#[derive(Clone, Copy)]
+enum Then {
+    Panics,
+    IsGone,
+    IsFull,
+}
+
+// SAFETY: what was submitted is the inner portal's, which is called off before this one says that it is gone.
+unsafe impl Portal for Moody {
+    fn shape(&self) -> &Shape {
+        self.inner.shape()
+    }
+
+    unsafe fn submit(&self, descriptor: &Descriptor) -> Submitted {
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
+        match (left, self.then) {
+            // SAFETY: the caller's promise.
+            (Ok(_), _) => unsafe { self.inner.submit(descriptor) },
+            (Err(_), Then::Panics) => panic!("on purpose"),
+            (Err(_), Then::IsFull) => Submitted::Retry,
+            (Err(_), Then::IsGone) => {
+                self.inner.call_off();
+                Submitted::Gone
+            }
+        }
+    }
+
+    fn call_off(&self) {
+        self.inner.call_off();
+    }
+}
+
+struct Rig {
+    dsa: Dsa,
+    left: Arc<AtomicUsize>,
+    source: Vec<u8>,
+    target: Vec<u8>,
+}
+
+const JOBS: usize = 8;
+const BYTES: usize = 64 << 10;
+
+impl Rig {
+    fn new(then: Then, faults: Faults, floor: Duration) -> Self {
+        let model = DsaModel::start(&ModelOptions {
+            queues: vec![ModelQueue {
+                max_batch: 1,
+                ..ModelQueue::default()
+            }],
+            faults,
+            ..ModelOptions::default()
+        })
+        .unwrap();
+        let left = Arc::new(AtomicUsize::new(usize::MAX));
+        let portal = Moody {
+            inner: model.portals().remove(0),
+            left: Arc::clone(&left),
+            then,
+        };
+        let options = DsaOptions {
+            floor,
+            callers: NonZeroUsize::MIN,
+            ..DsaOptions::for_tests()
+        };
+        Self {
+            dsa: Dsa::over(vec![Box::new(portal)], options, "dsa"),
+            left,
+            source: (0..JOBS * BYTES)
+                .map(|at| (at % 253).to_le_bytes()[0])
+                .collect(),
+            target: vec![0; JOBS * BYTES],
+        }
+    }
+
+    fn copy(&mut self) -> [CopyAnswer; JOBS] {
+        let mut answers = [CopyAnswer::Unconfirmed; JOBS];
+        let (from, to) = (self.source.as_ptr(), self.target.as_mut_ptr());
+        let job = |n: usize| {
+            // SAFETY: two vectors, not used otherwise while the job is.
+            unsafe {
+                CopyJob::new(
+                    from.wrapping_add(n * BYTES),
+                    to.wrapping_add(n * BYTES),
+                    BYTES,
+                )
+            }
+        };
+        let jobs = (0..JOBS).map(job).collect::<Vec<_>>();
+        self.dsa.copy(&jobs, &mut answers);
+        answers
+    }
+
+    /// Nothing writes to what is not confirmed.
+    fn stays_untouched(&mut self, answers: &[CopyAnswer]) {
+        for (n, answer) in answers.iter().enumerate() {
+            let range = n * BYTES..(n + 1) * BYTES;
+            if *answer == CopyAnswer::Copied {
+                assert!(self.target[range.clone()] == self.source[range]);
+            } else {
+                self.target[range].fill(0xA5);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(40));
+        for (n, answer) in answers.iter().enumerate() {
+            let mut bytes = self.target[n * BYTES..(n + 1) * BYTES].iter();
+            assert!(*answer == CopyAnswer::Copied || bytes.all(|&byte| byte == 0xA5));
+        }
+    }
+}
+
+#[test]
+fn a_panic_leaves_nothing_on_its_way() {
+    let late = Faults::seeded(1).with(Fault::Late, 1000);
+    let mut rig = Rig::new(Then::Panics, late, Duration::from_secs(60));
+    rig.left.store(3, Ordering::Relaxed);
+    assert!(catch_unwind(AssertUnwindSafe(|| rig.copy())).is_err());
+    rig.stays_untouched(&[CopyAnswer::Unconfirmed; JOBS]);
+    // The slot and the queue serve again; the room of the dedicated queue is all there.
+    rig.left.store(usize::MAX, Ordering::Relaxed);
+    for _ in 0..3 {
+        assert_eq!(rig.copy(), [CopyAnswer::Copied; JOBS]);
+    }
+}
+
+#[test]
+fn a_queue_that_goes_away_is_used_no_more() {
+    let mut rig = Rig::new(Then::IsGone, Faults::default(), Duration::from_secs(60));
+    assert_eq!(rig.copy(), [CopyAnswer::Copied; JOBS]);
+    rig.left.store(3, Ordering::Relaxed);
+    let answers = rig.copy();
+    assert_eq!(answers[3..], [CopyAnswer::Failed; JOBS - 3]);
+    rig.stays_untouched(&answers);
+    rig.left.store(usize::MAX, Ordering::Relaxed);
+    assert_eq!(rig.copy(), [CopyAnswer::Declined; JOBS]);
+    assert!(rig.dsa.describe().contains("out of use"));
+}
+
+#[test]
+fn a_queue_that_stays_full_costs_a_deadline() {
+    let mut rig = Rig::new(Then::IsFull, Faults::default(), Duration::from_millis(5));
+    rig.left.store(0, Ordering::Relaxed);
+    let answers = rig.copy();
+    assert_eq!(answers, [CopyAnswer::TimedOut; JOBS]);
+    rig.stays_untouched(&answers);
+    // Three are taken, then it is full for work and drain alike.
+    rig.left.store(3, Ordering::Relaxed);
+    let answers = rig.copy();
+    assert_eq!(answers[3..], [CopyAnswer::TimedOut; JOBS - 3]);
+    rig.stays_untouched(&answers);
+}
+
+#[test]
+fn without_a_device_it_says_why() {
+    let nowhere = std::path::Path::new("/nonexistent");
+    let places = Places {
+        sysfs: nowhere,
+        files: nowhere,
+    };
+    let why = Dsa::open_at(places, Instructions::here(), DsaOptions::default()).unwrap_err();
+    assert!(why.to_string().contains("modprobe idxd"));
+    // A queue whose file is not there.
+    let sysfs = tempfile::tempdir().unwrap();
+    for (name, value) in [
+        ("dsa0/state", "enabled"),
+        ("wq0.0/type", "user"),
+        ("wq0.0/state", "enabled"),
+        ("wq0.0/mode", "dedicated"),
+    ] {
+        let file = sysfs.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, value).unwrap();
+    }
+    let places = Places {
+        sysfs: sysfs.path(),
+        files: nowhere,
+    };
+    let both = Instructions {
+        movdir64b: true,
+        enqcmd: true,
+    };
+    let why = Dsa::open_at(places, both, DsaOptions::default()).unwrap_err();
+    assert!(why.to_string().contains("/nonexistent/wq0.0: open: "));
+}
