@@ -24,7 +24,6 @@ const PAGE: u64 = 4 << 10;
 
 /// When a [`Dsa`] takes a list, and how long it waits for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct DsaOptions {
     /// Lists of fewer bytes are declined. The default is 2 MiB: on the machine of \[offload\] one DMA
     /// channel lost to the CPU at every size up to 1 MiB. The device there was another; measure

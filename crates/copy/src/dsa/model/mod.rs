@@ -36,7 +36,6 @@ use portal::ModelPortal;
 
 /// A work queue of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct ModelQueue {
     /// How it takes descriptors.
     pub mode: QueueMode,
