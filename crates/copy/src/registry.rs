@@ -28,12 +28,11 @@ pub struct EngineInfo {
     pub what: &'static str,
 }
 
-impl EngineInfo {
-    /// Whether it only stands in for hardware, so that a time it takes is no figure of anything.
-    #[must_use]
-    pub fn is_for_tests(&self) -> bool {
-        self.name == DsaModel::NAME
-    }
+/// Whether the copier of this name only stands in for hardware, so that no time it takes is a figure of
+/// anything.
+#[must_use]
+pub fn is_for_tests(name: &str) -> bool {
+    name == DsaModel::NAME
 }
 
 /// Why a name stands for no copier.
@@ -105,7 +104,7 @@ fn engines_on(cpus: &Topology) -> Vec<EngineInfo> {
         },
         EngineInfo {
             name: "dsa",
-            available: Dsa::open(DsaOptions::default()).map(|dsa| dsa.describe()),
+            available: Dsa::shared().map(|dsa| dsa.describe()),
             what: "Intel's Data Streaming Accelerator, lists of 2 MiB or more",
         },
         EngineInfo {
@@ -161,7 +160,7 @@ pub fn by_name(name: &str, threads: Option<NonZeroUsize>) -> Result<SharedCopier
                 ..ThreadsOptions::new(count)
             })?)
         }
-        "dsa" => Arc::new(Dsa::open(DsaOptions::default()).map_err(unavailable)?),
+        "dsa" => Dsa::shared().map_err(unavailable)?,
         DsaModel::NAME => {
             let model = DsaModel::start(&ModelOptions::default())
                 .map_err(|error| unavailable(Unavailable(error.to_string())))?;

@@ -302,6 +302,48 @@ fn a_list_of_more_parts_than_there_is_room_for() {
     }
 }
 
+#[test]
+fn a_job_that_spans_waves_is_confirmed_whole_or_not() {
+    let model = DsaModel::start(&ModelOptions {
+        queues: vec![ModelQueue {
+            max_transfer: 100,
+            ..ModelQueue::default()
+        }],
+        faults: Faults::seeded(6).with(Fault::Fails, 1),
+        ..ModelOptions::default()
+    })
+    .unwrap();
+    let dsa = Dsa::over_model(&model, DsaOptions::for_tests());
+    let mut failed = 0;
+    for n in 0..20 {
+        let mut list = List::new(&[300_000, 100], n);
+        list.copy(&dsa);
+        list.check();
+        failed += usize::from(list.answers[0] == CopyAnswer::Failed);
+    }
+    assert!(failed > 0);
+}
+
+#[test]
+fn a_queue_has_all_its_room_again_after_what_hung() {
+    let model = DsaModel::start(&ModelOptions {
+        queues: vec![ModelQueue {
+            size: 2,
+            ..ModelQueue::default()
+        }],
+        faults: Faults::seeded(8).with(Fault::Hangs, 300),
+        ..ModelOptions::default()
+    })
+    .unwrap();
+    let options = DsaOptions {
+        floor: Duration::from_millis(10),
+        ..DsaOptions::for_tests()
+    };
+    let lists = copies(&model, options, 60);
+    assert!(model.injected(Fault::Hangs) > 5);
+    assert!(lists[40..].iter().any(List::is_copied));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use transhume_engine::{Copier, CopyAnswer};
@@ -32,7 +32,7 @@ pub struct DsaOptions {
     /// Lists of fewer jobs are declined. The default is 2: one folio of 2 MiB took longer by DMA (6.52 GB/s)
     /// than by the CPU (7.96) in \[offload\].
     pub min_jobs: usize,
-    /// How many threads can copy at once; one more is declined. Each takes about 160 KiB.
+    /// How many threads can copy at once; one more is declined. Each takes a quarter of a MiB.
     pub callers: NonZeroUsize,
     /// A list is waited for as long as this and the time that its bytes take at [`slowest`](Self::slowest), and
     /// then as long as this again for a drain.
@@ -98,6 +98,27 @@ impl Dsa {
     /// [`Unavailable`] with the reason and what cures it.
     pub fn open(options: DsaOptions) -> Result<Self, Unavailable> {
         Self::open_at(Places::of_linux(), Instructions::here(), options)
+    }
+
+    /// The copier that this process has open already, with the default options, or else a new one: a dedicated queue
+    /// serves one opener at a time. One all of whose queues are out of use is opened anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn shared() -> Result<Arc<Self>, Unavailable> {
+        static OPEN: Mutex<Weak<Dsa>> = Mutex::new(Weak::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dsa) = open.upgrade().filter(|dsa| dsa.is_usable()) {
+            return Ok(dsa);
+        }
+        let dsa = Arc::new(Self::open(DsaOptions::default())?);
+        *open = Arc::downgrade(&dsa);
+        Ok(dsa)
+    }
+
+    fn is_usable(&self) -> bool {
+        self.process == std::process::id() && !self.queues.iter().all(Queue::is_gone)
     }
 
     fn open_at(

@@ -46,7 +46,10 @@ impl fmt::Display for OpenError {
                 write!(f, "; cure: chown or chmod {file}, or root")
             }
             ("open", io::ErrorKind::ResourceBusy) => {
-                write!(f, "; another program has this dedicated queue")
+                write!(
+                    f,
+                    "; it is in use, and a dedicated queue serves one program at a time"
+                )
             }
             ("map", io::ErrorKind::PermissionDenied) => write!(
                 f,
@@ -192,7 +195,7 @@ mod tests {
         };
         use rustix::io::Errno;
         assert!(said("open", Errno::ACCESS).contains("chown or chmod /dev/dsa/wq0.0"));
-        assert!(said("open", Errno::BUSY).contains("another program"));
+        assert!(said("open", Errno::BUSY).contains("it is in use"));
         assert!(said("map", Errno::PERM).contains("CAP_SYS_RAWIO"));
     }
 
