@@ -21,7 +21,8 @@ const PLACES: usize = PAGE / 64;
 /// A work queue's portal, mapped.
 ///
 /// The file is closed once it is mapped, and a fork does not inherit the mapping, so unmapping it gives the
-/// queue back to the kernel whatever children there are.
+/// queue back to the kernel whatever children there are. The exception is a child that another thread forked
+/// between the two, for as long as it neither executes another program nor ends.
 #[derive(Debug)]
 pub(crate) struct Device {
     shape: Shape,

@@ -60,8 +60,7 @@ pub(crate) fn discover(places: Places<'_>, has: Instructions) -> Result<Vec<Foun
     let none = |why: String| Err(Unavailable(why));
     let Ok(entries) = fs::read_dir(places.sysfs) else {
         return none(format!(
-            "no DSA device: {} is not there; it takes an Intel processor with one, and the kernel module \
-             idxd (modprobe idxd)",
+            "no DSA device (no {}); cure: modprobe idxd, on a processor that has one",
             places.sysfs.display()
         ));
     };

@@ -18,6 +18,9 @@ const PAGE: usize = 4 << 10;
 /// Where several queues share a list, each has a few parts of it, none shorter than this.
 const SHORTEST: usize = 64 << 10;
 const PARTS_PER_QUEUE: usize = 4;
+/// What a queue gets is as many batches at least, if it is enough for that: an engine of a device takes a batch
+/// as a whole, and a device has up to four.
+const BATCHES: usize = 4;
 
 /// What the devices read and write. Reached by `&` only while they have it.
 #[derive(Debug)]
@@ -118,6 +121,8 @@ pub(crate) struct Plan {
     live: Vec<usize>,
     /// Queues that had no room when asked last.
     pub(crate) full: Vec<bool>,
+    /// How many members each queue is to get.
+    counts: Vec<usize>,
 }
 
 /// What one call needs.
@@ -142,6 +147,7 @@ impl Slot {
                 heads: Vec::with_capacity(CAPACITY),
                 live: Vec::with_capacity(queues),
                 full: vec![false; queues],
+                counts: vec![0; queues],
             },
         }
     }
@@ -221,6 +227,11 @@ impl Plan {
     pub(crate) fn prepare(&mut self, memory: &Memory, queues: &[Queue]) {
         self.order.clear();
         self.heads.clear();
+        self.counts.fill(0);
+        for part in self.parts.iter().filter(|part| part.answer.is_none()) {
+            let count = self.counts.get_mut(part.queue);
+            count.into_iter().for_each(|count| *count += 1);
+        }
         let waiting = self.parts.iter().enumerate();
         for (index, part) in waiting.filter(|(_, part)| part.answer.is_none()) {
             let member = self.order.len();
@@ -233,13 +244,15 @@ impl Plan {
             self.order.push(index);
             let most = queues
                 .get(part.queue)
-                .map_or(1, |queue| queue.shape().max_batch)
-                .max(1);
+                .map_or(1, |queue| queue.shape().max_batch.max(1));
+            let count = self.counts.get(part.queue).copied().unwrap_or(0);
+            // One by itself is no batch, so they are of two at least.
+            let most = count
+                .div_ceil(BATCHES)
+                .max(2)
+                .min(usize::try_from(most).unwrap_or(1));
             match self.heads.last_mut() {
-                Some(head)
-                    if head.queue == part.queue
-                        && head.members.len() < usize::try_from(most).unwrap_or(1) =>
-                {
+                Some(head) if head.queue == part.queue && head.members.len() < most => {
                     head.members.end = member + 1;
                 }
                 _ => self.heads.push(Head {
