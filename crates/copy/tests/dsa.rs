@@ -160,7 +160,7 @@ fn without_faults_all_is_copied() {
 fn faults_of_each_kind_alone() {
     for fault in Fault::ALL {
         let model = model(Faults::seeded(11).with(fault, 150));
-        let lists = copies(&model, impatient(), 80);
+        let lists = copies(&model, impatient(), 50);
         assert!(model.injected(fault) > 0, "{fault:?}");
         let has = |answer| {
             let mut answers = lists.iter().flat_map(|list| &list.answers);
@@ -213,7 +213,7 @@ fn every_kind(seed: u64) -> Faults {
 fn faults_of_every_kind_mixed() {
     for seed in 0..4 {
         let model = model(every_kind(seed));
-        copies(&model, impatient(), 150);
+        copies(&model, impatient(), 100);
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use super::*;
-use crate::dsa::descriptor::Descriptor;
+use crate::dsa::descriptor::{Descriptor, DescriptorCell};
 use crate::dsa::portal::{Shape, Submitted};
 use crate::dsa::{Fault, Faults, ModelOptions, ModelQueue};
 
@@ -203,4 +203,89 @@ fn without_a_device_it_says_why() {
     };
     let why = Dsa::open_at(places, both, DsaOptions::default()).unwrap_err();
     assert!(why.to_string().contains("/nonexistent/wq0.0: open: "));
+}
+
+/// The portal of a real queue, on a plain file: what `MOVDIR64B` stores there is carried on to a model.
+#[test]
+fn a_list_goes_through_a_mapped_portal() {
+    let has = Instructions::here();
+    if !has.movdir64b {
+        eprintln!("not tried: this processor has no MOVDIR64B");
+        return;
+    }
+    let sysfs = tempfile::tempdir().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    for (name, value) in [
+        ("dsa0/numa_node", "0"),
+        ("wq0.0/type", "user"),
+        ("wq0.0/state", "enabled"),
+        ("wq0.0/mode", "dedicated"),
+        ("wq0.0/size", "16"),
+        ("wq0.0/max_transfer_size", "2097152"),
+        ("wq0.0/max_batch_size", "32"),
+    ] {
+        let file = sysfs.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, value).unwrap();
+    }
+    let portal = std::fs::File::create_new(files.path().join("wq0.0")).unwrap();
+    portal.set_len(4096).unwrap();
+    let places = Places {
+        sysfs: sysfs.path(),
+        files: files.path(),
+    };
+    let mut rig = Rig::new(Then::IsFull, Faults::default(), Duration::from_secs(60));
+    rig.dsa = Dsa::open_at(places, has, DsaOptions::for_tests()).unwrap();
+    assert_eq!(rig.dsa.describe(), "wq0.0 (dedicated, 16 entries, node 0)");
+    let model = DsaModel::start(&ModelOptions {
+        queues: vec![ModelQueue::default()],
+        ..ModelOptions::default()
+    })
+    .unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| carry(&files.path().join("wq0.0"), &*model.portals()[0], &stop));
+        for _ in 0..50 {
+            rig.target.fill(0);
+            assert_eq!(rig.copy(), [CopyAnswer::Copied; JOBS]);
+            assert!(rig.target == rig.source);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Hands the descriptors that come to the places of a portal, one after the other, to another portal.
+fn carry(file: &std::path::Path, to: &dyn Portal, stop: &AtomicBool) {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+    let file = std::fs::File::options().read(true).write(true).open(file);
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping where the kernel likes.
+    let page = unsafe {
+        mmap(
+            std::ptr::null_mut(),
+            4096,
+            protection,
+            MapFlags::SHARED,
+            file.unwrap(),
+            0,
+        )
+    }
+    .unwrap();
+    // SAFETY: a page is 64 descriptors, of atomics, and is mapped until the end of this function.
+    let cells = unsafe { std::slice::from_raw_parts(page.cast::<DescriptorCell>(), 64) };
+    let mut places = cells.iter().cycle().peekable();
+    while !stop.load(Ordering::Relaxed) {
+        if places.peek().unwrap().load().operation == 0 {
+            std::thread::yield_now();
+            continue;
+        }
+        // All of it was stored at once.
+        fence(Ordering::Acquire);
+        let descriptor = places.peek().unwrap().load();
+        places.next().unwrap().store(&Descriptor::default());
+        // SAFETY: whoever stored it made the promise, and the model completes it.
+        assert_eq!(unsafe { to.submit(&descriptor) }, Submitted::Accepted);
+    }
+    // SAFETY: the mapping is this function's.
+    unsafe { munmap(page, 4096) }.unwrap();
 }
