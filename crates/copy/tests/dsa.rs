@@ -1,5 +1,5 @@
-//! The DSA copier over the software model: what it confirms is copied, and what it does not confirm it has
-//! let go of, whatever the device does.
+//! The DSA copier over the software model: what it confirms is copied, and what it does not confirm
+//! it has let go of, whatever the device does.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -283,6 +283,17 @@ fn lists_too_small_to_gain_are_declined() {
 }
 
 #[test]
+fn a_wait_can_be_as_long_as_one_likes() {
+    let options = DsaOptions {
+        floor: Duration::MAX,
+        slowest: std::num::NonZeroU64::MIN,
+        ..DsaOptions::for_tests()
+    };
+    let lists = copies(&model(Faults::default()), options, 3);
+    assert!(lists.iter().all(List::is_copied));
+}
+
+#[test]
 fn a_list_of_more_parts_than_there_is_room_for() {
     let tiny = ModelQueue {
         max_transfer: 100,
@@ -399,8 +410,8 @@ fn the_child_of_a_fork_declines_and_ends() {
     let mut list = List::new(&lengths(9), 9);
     list.copy(&dsa);
     assert!(list.is_copied());
-    // SAFETY: the child declines a list, drops the copier and ends; of these only drops come near the allocator, which
-    // the C library keeps usable after a fork.
+    // SAFETY: the child declines a list, drops the copier and ends; of these only drops come near
+    // the allocator, which the C library keeps usable after a fork.
     let child = unsafe { libc::fork() };
     if child == 0 {
         list.copy(&dsa);

@@ -16,8 +16,8 @@ thread_local! {
 
 struct Watched;
 
-// SAFETY: every call goes to the system's allocator as it came; the counter is a thread-local without destructor,
-// which does not allocate.
+// SAFETY: every call goes to the system's allocator as it came; the counter is a thread-local
+// without destructor, which does not allocate.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.set(CALLS.get() + 1);

@@ -21,6 +21,8 @@ use crate::{CopyJob, Memcpy, Unavailable};
 /// How often what a page fault has left is submitted again before the CPU copies it.
 const RESUMPTIONS: usize = 4;
 const PAGE: u64 = 4 << 10;
+/// The longest wait, a year: a clock to which more is added may have no number for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// When a [`Dsa`] takes a list, and how long it waits for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +31,13 @@ pub struct DsaOptions {
     /// channel lost to the CPU at every size up to 1 MiB. The device there was another; measure
     /// yours.
     pub min_bytes: usize,
-    /// Lists of fewer jobs are declined. The default is 2: one folio of 2 MiB took longer by DMA (6.52 GB/s)
-    /// than by the CPU (7.96) in \[offload\].
+    /// Lists of fewer jobs are declined. The default is 2: one folio of 2 MiB took longer by DMA
+    /// (6.52 GB/s) than by the CPU (7.96) in \[offload\].
     pub min_jobs: usize,
     /// How many threads can copy at once; one more is declined. Each takes a quarter of a MiB.
     pub callers: NonZeroUsize,
-    /// A list is waited for as long as this and the time that its bytes take at [`slowest`](Self::slowest), and
-    /// then as long as this again for a drain.
+    /// A list is waited for as long as this and the time that its bytes take at
+    /// [`slowest`](Self::slowest), and then as long as this again for a drain.
     pub floor: Duration,
     /// Bytes a second that a device reaches at least, others' work on it included.
     pub slowest: NonZeroU64,
@@ -55,8 +57,8 @@ impl Default for DsaOptions {
 }
 
 impl DsaOptions {
-    /// For tests on the model: takes every list, and waits longer than a loaded machine needs to run the
-    /// model's threads.
+    /// For tests on the model: takes every list, and waits longer than a loaded machine needs to
+    /// run the model's threads.
     #[must_use]
     pub fn for_tests() -> Self {
         Self {
@@ -70,9 +72,10 @@ impl DsaOptions {
 
 /// Copies by DSA: a list goes to the work queues whole, shared among them by bytes.
 ///
-/// It declines a list that is too small to gain, one that finds as many others under way as it has room for, and all in
-/// the child of a fork, which has no portals. What the device does not complete by the deadline is
-/// [`CopyAnswer::TimedOut`], what it refuses or fails at [`CopyAnswer::Failed`].
+/// It declines a list that is too small to gain, one that finds as many others under way as it has
+/// room for, and all in the child of a fork, which has no portals. What the device does not
+/// complete by the deadline is [`CopyAnswer::TimedOut`], what it refuses or fails at
+/// [`CopyAnswer::Failed`].
 pub struct Dsa {
     queues: Box<[Queue]>,
     slots: Box<[Mutex<Slot>]>,
@@ -100,8 +103,9 @@ impl Dsa {
         Self::open_at(Places::of_linux(), Instructions::here(), options)
     }
 
-    /// The copier that this process has open already, with the default options, or else a new one: a dedicated queue
-    /// serves one opener at a time. One all of whose queues are out of use is opened anew.
+    /// The copier that this process has open already, with the default options, or else a new one:
+    /// a dedicated queue serves one opener at a time. One all of whose queues are out of use is
+    /// opened anew.
     ///
     /// # Errors
     ///
@@ -209,10 +213,7 @@ impl Dsa {
         let bytes = total as u128;
         let nanos = bytes.saturating_mul(1_000_000_000) / u128::from(self.options.slowest.get());
         let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let time = time.saturating_add(self.options.floor);
-        // A year, where that is more than the clock can say.
-        let most = Duration::from_secs(365 * 24 * 3600);
-        Instant::now() + time.min(most)
+        Instant::now() + time.saturating_add(self.options.floor).min(LONGEST_WAIT)
     }
 
     fn copy_list(
@@ -223,6 +224,7 @@ impl Dsa {
         total: usize,
     ) {
         let deadline = self.deadline(total);
+        let grace = self.options.floor.min(LONGEST_WAIT);
         let mut cursor = Cursor::default();
         while !cursor.is_at_end(jobs) {
             let plan = Forgets(&mut slot.plan);
@@ -234,9 +236,9 @@ impl Dsa {
             for resumption in 0..=RESUMPTIONS {
                 plan.0.prepare(&slot.memory, &self.queues);
                 let flight = Flight::new(&self.queues, &slot.memory, plan.0);
-                // SAFETY: the jobs are lent to this call, under their promise, and the slot's memory is this
-                // call's alone; the slot outlives whatever is submitted.
-                unsafe { flight.run(deadline, self.options.floor) };
+                // SAFETY: the jobs are lent to this call, under their promise, and the slot's
+                // memory is this call's alone; the slot outlives whatever is submitted.
+                unsafe { flight.run(deadline, grace) };
                 collect(plan.0, &slot.memory);
                 late = Instant::now() >= deadline;
                 if late || plan.0.parts.iter().all(|part| part.answer.is_some()) {
@@ -326,7 +328,8 @@ fn what_became(
     }
 }
 
-/// Goes on to where a page fault ended a copy, and brings in the page. Whether the device's account makes sense.
+/// Goes on to where a page fault ended a copy, and brings in the page. Whether the device's account
+/// makes sense.
 fn advance(part: &mut Part, fault: Completion) -> bool {
     let Ok(done) = usize::try_from(fault.done) else {
         return false;

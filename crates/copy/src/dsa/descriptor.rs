@@ -74,8 +74,8 @@ const fn operation(opcode: u8, flags: u32) -> u32 {
 const REPORTED: u32 = flags::RECORD_VALID | flags::RECORD_WANTED;
 
 impl Descriptor {
-    /// The copy of a job, whose bytes the caller has made sure fit into 32 bits. What it writes goes to
-    /// memory, as the streaming copier's stores do.
+    /// The copy of a job, whose bytes the caller has made sure fit into 32 bits. What it writes
+    /// goes to memory, as the streaming copier's stores do.
     pub(crate) fn copy(job: &CopyJob, record: &Record) -> Self {
         Self {
             operation: operation(opcode::MEMMOVE, REPORTED),

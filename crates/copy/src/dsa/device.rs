@@ -15,14 +15,16 @@ use super::portal::{Portal, QueueMode, Shape, Submitted};
 
 /// What the kernel maps of a queue, in bytes.
 const PAGE: usize = 4 << 10;
-/// Any of these places in it is the queue; taking them in turn keeps one store from waiting for another.
+/// Any of these places in it is the queue; taking them in turn keeps one store from waiting for
+/// another.
 const PLACES: usize = PAGE / 64;
 
 /// A work queue's portal, mapped.
 ///
-/// The file is closed once it is mapped, and a fork does not inherit the mapping, so unmapping it gives the
-/// queue back to the kernel whatever children there are. The exception is a child that another thread forked
-/// between the two, for as long as it neither executes another program nor ends.
+/// The file is closed once it is mapped, and a fork does not inherit the mapping, so unmapping it
+/// gives the queue back to the kernel whatever children there are. The exception is a child that
+/// another thread forked between the two, for as long as it neither executes another program nor
+/// ends.
 #[derive(Debug)]
 pub(crate) struct Device {
     shape: Shape,
@@ -98,9 +100,9 @@ impl Device {
     }
 }
 
-// SAFETY: unmapping the portal is the end of the last use of the queue's file, at which the kernel waits for
-// what this process has in flight on it (cdev.c, `idxd_file_dev_release`). Submitting holds the lock
-// shared, so nothing is submitted while it is unmapped, nor afterwards.
+// SAFETY: unmapping the portal is the end of the last use of the queue's file, at which the kernel
+// waits for what this process has in flight on it (cdev.c, `idxd_file_dev_release`). Submitting
+// holds the lock shared, so nothing is submitted while it is unmapped, nor afterwards.
 unsafe impl Portal for Device {
     fn shape(&self) -> &Shape {
         &self.shape
@@ -115,8 +117,8 @@ unsafe impl Portal for Device {
         let portal = page.start.wrapping_add(place * 64);
         match self.shape.mode {
             QueueMode::Dedicated => {
-                // SAFETY: discovery made sure of the instruction; the place is in the mapping; the rest is the caller's
-                // promise.
+                // SAFETY: discovery made sure of the instruction; the place is in the mapping; the
+                // rest is the caller's promise.
                 unsafe { movdir64b(portal, descriptor) };
                 Submitted::Accepted
             }
@@ -146,7 +148,8 @@ struct Page {
 
 // SAFETY: a mapping belongs to the process and not to a thread.
 unsafe impl Send for Page {}
-// SAFETY: what is stored there is a descriptor each, which the device takes from any number of threads.
+// SAFETY: what is stored there is a descriptor each, which the device takes from any number of
+// threads.
 unsafe impl Sync for Page {}
 
 impl Drop for Page {

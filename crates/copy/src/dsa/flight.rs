@@ -50,8 +50,8 @@ impl<'f> Flight<'f> {
         }
     }
 
-    /// Submits all heads and returns when all have ended, one way or another, and every record is as it will
-    /// stay: see the module's description. `grace` is how long a drain is waited for.
+    /// Submits all heads and returns when all have ended, one way or another, and every record is
+    /// as it will stay: see the module's description. `grace` is how long a drain is waited for.
     ///
     /// # Safety
     ///
@@ -109,8 +109,8 @@ impl<'f> Flight<'f> {
                 HeadState::Unsent if self.plan.full.get(head.queue) == Some(&true) => None,
                 HeadState::Unsent => {
                     let descriptor = self.plan.descriptor(self.memory, index);
-                    // SAFETY: the descriptor names bytes of the plan's jobs, and memory of the slot, which
-                    // outlives this value.
+                    // SAFETY: the descriptor names bytes of the plan's jobs, and memory of the
+                    // slot, which outlives this value.
                     let submitted = descriptor
                         .map(|descriptor| unsafe { queue.submit(&descriptor, Purpose::Work) });
                     match submitted {
@@ -135,8 +135,8 @@ impl<'f> Flight<'f> {
         (open, moved)
     }
 
-    /// Ends what is on its way after the deadline: waits for a drain of each queue, then calls the queue off if
-    /// something has no record even so.
+    /// Ends what is on its way after the deadline: waits for a drain of each queue, then calls the
+    /// queue off if something has no record even so.
     ///
     /// # Safety
     ///
@@ -222,8 +222,8 @@ impl<'f> Flight<'f> {
         }
     }
 
-    /// A head has ended and a record of it is missing: the device met a page fault when it wrote it, and the
-    /// kernel may write it any time. It must not do so when the record serves again.
+    /// A head has ended and a record of it is missing: the device met a page fault when it wrote
+    /// it, and the kernel may write it any time. It must not do so when the record serves again.
     fn call_off_where_records_are_missing(&self) {
         for (number, queue) in self.queues.iter().enumerate() {
             let missing = self.plan.heads.iter().any(|head| {

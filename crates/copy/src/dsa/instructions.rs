@@ -34,8 +34,8 @@ mod x86 {
     ///
     /// # Safety
     ///
-    /// The processor has `MOVDIR64B`. `portal` is a multiple of 64 at which 64 bytes may be written, and
-    /// what that causes is promised by the caller.
+    /// The processor has `MOVDIR64B`. `portal` is a multiple of 64 at which 64 bytes may be
+    /// written, and what that causes is promised by the caller.
     pub(crate) unsafe fn movdir64b(portal: *mut u8, descriptor: &Descriptor) {
         // The store is weakly ordered: the fence puts before it what the device will read.
         // SAFETY: it writes where the caller allowed it, and reads 64 bytes of a descriptor.

@@ -53,10 +53,10 @@ pub(crate) enum Submitted {
 ///
 /// # Safety
 ///
-/// Whoever frees memory that a descriptor named relies on this: when [`call_off`](Self::call_off) has
-/// returned, or [`submit`](Self::submit) has said [`Submitted::Gone`], neither memory nor records named by
-/// what was submitted before are read or written any more, by anybody, on behalf of the queue. And nothing that was not
-/// accepted is ever executed.
+/// Whoever frees memory that a descriptor named relies on this: when [`call_off`](Self::call_off)
+/// has returned, or [`submit`](Self::submit) has said [`Submitted::Gone`], neither memory nor
+/// records named by what was submitted before are read or written any more, by anybody, on behalf
+/// of the queue. And nothing that was not accepted is ever executed.
 pub(crate) unsafe trait Portal: Send + Sync {
     /// How the queue is made up.
     fn shape(&self) -> &Shape;
@@ -65,8 +65,9 @@ pub(crate) unsafe trait Portal: Send + Sync {
     ///
     /// # Safety
     ///
-    /// What the descriptor names, and the descriptors of its batch name, may be read and written as it says,
-    /// by any thread, until the device has completed it or [`call_off`](Self::call_off) has returned.
+    /// What the descriptor names, and the descriptors of its batch name, may be read and written as
+    /// it says, by any thread, until the device has completed it or [`call_off`](Self::call_off)
+    /// has returned.
     unsafe fn submit(&self, descriptor: &Descriptor) -> Submitted;
 
     /// Ends all that was submitted, by every thread, and returns when nothing of it touches memory any

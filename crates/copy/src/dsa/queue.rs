@@ -40,11 +40,11 @@ impl Queue {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Submits a descriptor if there is room. One that was accepted is [`release`](Self::release)d when it has
-    /// ended.
+    /// Submits a descriptor if there is room. One that was accepted is [`release`](Self::release)d
+    /// when it has ended.
     ///
-    /// A full dedicated queue drops what it is given, without a word to the program. A shared one says that it is
-    /// full, to us because of what others submitted too.
+    /// A full dedicated queue drops what it is given, without a word to the program. A shared one
+    /// says that it is full, to us because of what others submitted too.
     ///
     /// # Safety
     ///

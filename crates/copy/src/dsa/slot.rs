@@ -18,8 +18,8 @@ const PAGE: usize = 4 << 10;
 /// Where several queues share a list, each has a few parts of it, none shorter than this.
 const SHORTEST: usize = 64 << 10;
 const PARTS_PER_QUEUE: usize = 4;
-/// What a queue gets is as many batches at least, if it is enough for that: an engine of a device takes a batch
-/// as a whole, and a device has up to four.
+/// What a queue gets is as many batches at least, if it is enough for that: an engine of a device
+/// takes a batch as a whole, and a device has up to four.
 const BATCHES: usize = 4;
 
 /// What the devices read and write. Reached by `&` only while they have it.
@@ -161,8 +161,8 @@ impl Plan {
         self.heads.clear();
     }
 
-    /// Cuts the next wave off a list of `total` bytes and deals it out to the queues by bytes. Says whether
-    /// there is a queue to deal to.
+    /// Cuts the next wave off a list of `total` bytes and deals it out to the queues by bytes. Says
+    /// whether there is a queue to deal to.
     pub(crate) fn deal(
         &mut self,
         jobs: &[CopyJob],
@@ -223,7 +223,8 @@ impl Plan {
         true
     }
 
-    /// Makes descriptors of the parts that have no answer yet, in batches. Nothing is with a device meanwhile.
+    /// Makes descriptors of the parts that have no answer yet, in batches. Nothing is with a device
+    /// meanwhile.
     pub(crate) fn prepare(&mut self, memory: &Memory, queues: &[Queue]) {
         self.order.clear();
         self.heads.clear();

@@ -23,7 +23,8 @@ enum Then {
     IsFull,
 }
 
-// SAFETY: what was submitted is the inner portal's, which is called off before this one says that it is gone.
+// SAFETY: what was submitted is the inner portal's, which is called off before this one says that
+// it is gone.
 unsafe impl Portal for Moody {
     fn shape(&self) -> &Shape {
         self.inner.shape()
@@ -205,7 +206,8 @@ fn without_a_device_it_says_why() {
     assert!(why.to_string().contains("/nonexistent/wq0.0: open: "));
 }
 
-/// The portal of a real queue, on a plain file: what `MOVDIR64B` stores there is carried on to a model.
+/// The portal of a real queue, on a plain file: what `MOVDIR64B` stores there is carried on to a
+/// model.
 #[test]
 fn a_list_goes_through_a_mapped_portal() {
     let has = Instructions::here();

@@ -55,8 +55,8 @@ impl Shared {
             let delay = self.faults.random(entry.number, HOW_LONG) % LONGEST_DELAY;
             std::thread::sleep(Duration::from_micros(delay));
         }
-        // SAFETY: what was submitted is promised until its end is noted below or its queue is called off, which waits
-        // for that.
+        // SAFETY: what was submitted is promised until its end is noted below or its queue is
+        // called off, which waits for that.
         let executed = unsafe { execution.run(&entry.descriptor, hangs || late) };
         let mut state = self.lock();
         let Some(line) = state.queues.get_mut(queue) else {
@@ -81,7 +81,8 @@ impl Shared {
                     } else {
                         line.unwritten
                             .extend(executed.late.map(|late| (late, soon)));
-                        // SAFETY: as above; the queue was not called off, and is not while the lock is held.
+                        // SAFETY: as above; the queue was not called off, and is not while the lock
+                        // is held.
                         unsafe { record.write() };
                     }
                 }
@@ -103,8 +104,8 @@ pub(super) fn serve(shared: &Shared) {
         for line in &mut state.queues {
             line.unwritten.retain(|(record, when)| {
                 if *when <= now {
-                    // SAFETY: the queue was not called off since, or it would have been forgotten, and is not while the
-                    // lock is held.
+                    // SAFETY: the queue was not called off since, or it would have been forgotten,
+                    // and is not while the lock is held.
                     unsafe { record.write() };
                 }
                 *when > now

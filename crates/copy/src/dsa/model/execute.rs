@@ -141,7 +141,8 @@ impl Execution<'_> {
     unsafe fn batch(&self, batch: &Descriptor, half: bool) -> Result<Executed, CalledOff> {
         let list = address(batch.source).cast::<DescriptorCell>();
         let count = usize::try_from(batch.size).unwrap_or(0);
-        // SAFETY: the list has so many descriptors, which are atomics, and is there until the batch has ended.
+        // SAFETY: the list has so many descriptors, which are atomics, and is there until the batch
+        // has ended.
         let list = unsafe { std::slice::from_raw_parts(list, count) };
         let until = if self.befalls(Fault::BatchFaults, self.number) {
             below(self.faults.random(self.number, HOW_FAR), count)
@@ -228,8 +229,8 @@ impl Execution<'_> {
     ) -> Result<Completion, CalledOff> {
         let bytes = usize::try_from(copy.size).unwrap_or(0);
         let (source, destination) = (address(copy.source).cast_const(), address(copy.destination));
-        // Where the destination begins within the source, it goes from the end, or it would read what it
-        // has written.
+        // Where the destination begins within the source, it goes from the end, or it would read
+        // what it has written.
         let backward = destination.addr().wrapping_sub(source.addr()) < bytes;
         let some = below(self.faults.random(number, HOW_FAR), bytes);
         let next = if backward { bytes - 1 - some } else { some } as u64;
@@ -260,7 +261,8 @@ impl Execution<'_> {
             } else {
                 done
             };
-            // SAFETY: both sides have `bytes` bytes that the caller promised, and this stretch is among them.
+            // SAFETY: both sides have `bytes` bytes that the caller promised, and this stretch is
+            // among them.
             unsafe {
                 std::ptr::copy(
                     source.wrapping_add(at),

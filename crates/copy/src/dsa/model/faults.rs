@@ -3,7 +3,8 @@
 /// Something that a device can do other than copy at once and say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// The queue does not take a descriptor; a shared one says so, a dedicated one is held to be full for a while.
+    /// The queue does not take a descriptor; a shared one says so, a dedicated one is held to be
+    /// full for a while.
     Refuses,
     /// A descriptor waits for up to 200 us before it is executed.
     Delays,
@@ -46,7 +47,8 @@ impl Fault {
     }
 }
 
-/// How often the model does what, from a seed: the same descriptor of the same model has the same fate.
+/// How often the model does what, from a seed: the same descriptor of the same model has the same
+/// fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     seed: u64,
@@ -63,8 +65,8 @@ impl Faults {
         }
     }
 
-    /// With a fault at so many of a thousand descriptors, 1000 at most; of a fault in a copy, members of
-    /// batches count one by one.
+    /// With a fault at so many of a thousand descriptors, 1000 at most; of a fault in a copy,
+    /// members of batches count one by one.
     #[must_use]
     pub const fn with(mut self, fault: Fault, per_mille: u16) -> Self {
         self.per_mille[fault.index()] = per_mille;

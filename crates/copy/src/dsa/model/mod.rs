@@ -2,15 +2,16 @@
 //!
 //! # The protocol
 //!
-//! Everything is behind one lock, [`State`]: what is queued, what is executed now, what is *parked* (begun, and
-//! to be gone on with later or never), and which records are still to be written. An engine takes an entry
-//! under the lock, executes it without, and notes its end under the lock. A drain is taken when nothing
-//! that was submitted to its queue before is queued, executed or parked.
+//! Everything is behind one lock, [`State`]: what is queued, what is executed now, what is *parked*
+//! (begun, and to be gone on with later or never), and which records are still to be written. An
+//! engine takes an entry under the lock, executes it without, and notes its end under the lock. A
+//! drain is taken when nothing that was submitted to its queue before is queued, executed or
+//! parked.
 //!
 //! Calling a queue off forgets what is queued, parked and unwritten, tells the engines to stop, and
-//! waits until none executes anything of the queue. Engines look whether they should between stretches of a few
-//! KiB, and write records of batches and copies under the lock, so no byte is touched afterwards. The queue
-//! is then as new.
+//! waits until none executes anything of the queue. Engines look whether they should between
+//! stretches of a few KiB, and write records of batches and copies under the lock, so no byte is
+//! touched afterwards. The queue is then as new.
 
 mod engine;
 mod execute;
@@ -48,8 +49,8 @@ pub struct ModelQueue {
 }
 
 impl Default for ModelQueue {
-    /// A dedicated queue of 16 entries, 2 MiB a copy and 32 descriptors a batch, as Linux sets queues up unless told
-    /// otherwise.
+    /// A dedicated queue of 16 entries, 2 MiB a copy and 32 descriptors a batch, as Linux sets
+    /// queues up unless told otherwise.
     fn default() -> Self {
         Self {
             mode: QueueMode::Dedicated,

@@ -16,8 +16,8 @@ pub(super) struct ModelPortal {
     pub(super) shape: Shape,
 }
 
-// SAFETY: see the protocol above. An engine has its entry among those executed from under the same lock under which
-// it took it until it touches nothing of it any more.
+// SAFETY: see the protocol above. An engine has its entry among those executed from under the same
+// lock under which it took it until it touches nothing of it any more.
 unsafe impl Portal for ModelPortal {
     fn shape(&self) -> &Shape {
         &self.shape

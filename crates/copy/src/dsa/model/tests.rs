@@ -44,7 +44,8 @@ fn copy(bytes: &mut [u8], from: usize, to: usize, size: u32, record: &Record) ->
 }
 
 fn submit(portal: &dyn Portal, descriptor: &Descriptor) {
-    // SAFETY: the tests wait for what they submit, or call it off, before its memory is gone or looked at.
+    // SAFETY: the tests wait for what they submit, or call it off, before its memory is gone or
+    // looked at.
     assert_eq!(unsafe { portal.submit(descriptor) }, Submitted::Accepted);
 }
 
