@@ -5,7 +5,8 @@
 //!
 //! - [`Memcpy`]: the library's `memcpy`, on the calling thread,
 //! - [`Streaming`]: non-temporal stores, which do not read the destination into the cache first,
-//! - [`Threads`]: a pool of pinned threads, which split one large folio or share many (\[fast-copy\]).
+//! - [`Threads`]: a pool of pinned threads, which split one large folio or share many (\[fast-copy\]),
+//! - [`Dsa`]: the work queues of Intel's Data Streaming Accelerator, and [`DsaModel`] in its place for tests.
 //!
 //! [`registry`] names them for a command line, and says which this machine has.
 //!
@@ -16,6 +17,7 @@
 //! the promise made at [`CopyJob::new`].
 
 mod board;
+pub mod dsa;
 mod job;
 mod memcpy;
 mod parts;
@@ -26,6 +28,7 @@ pub mod registry;
 mod streaming;
 mod threads;
 
+pub use dsa::{Dsa, DsaModel};
 pub use job::CopyJob;
 pub use memcpy::Memcpy;
 pub use placement::{Cpu, Topology};

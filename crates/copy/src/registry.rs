@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use transhume_engine::Copier;
 
+use crate::dsa::{Dsa, DsaModel, DsaOptions, ModelOptions};
 use crate::streaming::Isa;
 use crate::threads::ThreadsError;
 use crate::{CopyJob, Inner, Memcpy, Streaming, Threads, ThreadsOptions, Topology, Unavailable};
@@ -13,7 +14,7 @@ use crate::{CopyJob, Inner, Memcpy, Streaming, Threads, ThreadsOptions, Topology
 pub type SharedCopier = Arc<dyn Copier<CopyJob> + Send + Sync>;
 
 /// The names, for those who asked for another.
-const NAMES: &str = "memcpy, streaming, streaming-avx512, streaming-avx2, streaming-sse2, threads[:N[:memcpy|:streaming]]";
+const NAMES: &str = "memcpy, streaming, streaming-avx512, streaming-avx2, streaming-sse2, threads[:N[:memcpy|:streaming]], dsa, dsa-model";
 
 /// One copier of this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,13 @@ pub struct EngineInfo {
     pub available: Result<String, Unavailable>,
     /// What it does.
     pub what: &'static str,
+}
+
+/// Whether the copier of this name only stands in for hardware, so that no time it takes is a figure of
+/// anything.
+#[must_use]
+pub fn is_for_tests(name: &str) -> bool {
+    name == DsaModel::NAME
 }
 
 /// Why a name stands for no copier.
@@ -94,6 +102,16 @@ fn engines_on(cpus: &Topology) -> Vec<EngineInfo> {
             }),
             what: "a pinned pool that splits large folios and shares many",
         },
+        EngineInfo {
+            name: "dsa",
+            available: Dsa::shared().map(|dsa| dsa.describe()),
+            what: "Intel's Data Streaming Accelerator, lists of 2 MiB or more",
+        },
+        EngineInfo {
+            name: DsaModel::NAME,
+            available: Ok("software model, for tests: never DSA speed".to_owned()),
+            what: "executes the descriptors of dsa on threads",
+        },
     ]
 }
 
@@ -103,7 +121,7 @@ fn all_of(cpus: &Topology) -> NonZeroUsize {
 }
 
 /// The copier of this name: `memcpy`, `streaming`, `streaming-avx2` and so on, `threads` (by
-/// streaming stores where there are any), `threads:4`, `threads:4:memcpy`. `threads` without a
+/// streaming stores where there are any), `threads:4`, `threads:4:memcpy`, `dsa`, `dsa-model`. `threads` without a
 /// number takes `threads`, and that defaults to all CPUs.
 ///
 /// # Errors
@@ -141,6 +159,12 @@ pub fn by_name(name: &str, threads: Option<NonZeroUsize>) -> Result<SharedCopier
                 inner,
                 ..ThreadsOptions::new(count)
             })?)
+        }
+        "dsa" => Dsa::shared().map_err(unavailable)?,
+        DsaModel::NAME => {
+            let model = DsaModel::start(&ModelOptions::default())
+                .map_err(|error| unavailable(Unavailable(error.to_string())))?;
+            Arc::new(Dsa::over_model(&model, DsaOptions::for_tests()))
         }
         other => {
             let isa = Isa::ALL

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use transhume_copy::registry::is_for_tests;
 use transhume_copy::{SharedCopier, by_name, engines};
 use transhume_region::{Neighbours, PageSize, Pins};
 use transhume_sys::limits;
@@ -16,6 +17,12 @@ use crate::error::CliError;
 pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
     let refused = |error: transhume_copy::UnknownCopier| CliError::Refused(error.to_string());
     let copier = by_name(&args.copier, args.threads).map_err(refused)?;
+    if is_for_tests(copier.name()) {
+        return Err(CliError::Refused(format!(
+            "copier {} is a software model for tests; no time it takes means anything",
+            copier.name()
+        )));
+    }
     let threads = args.threads.map_or_else(cpus, NonZeroUsize::get);
     let asks = |what| args.what == What::All || args.what == what;
     if args.backing == Backing::Hugetlb && args.page_size == Some(PageSize::Base) {
@@ -173,7 +180,8 @@ fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group
         by_name(name, None).map_err(|error| CliError::Failed(format!("copier {name}: {error}")))
     };
     for engine in engines() {
-        if engine.available.is_ok() && engine.name != "threads" && engine.name != "streaming" {
+        let timed = engine.available.is_ok() && !is_for_tests(engine.name);
+        if timed && engine.name != "threads" && engine.name != "streaming" {
             copiers.push((named(engine.name)?, 1));
         }
     }

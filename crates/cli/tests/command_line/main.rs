@@ -185,6 +185,10 @@ fn what_cannot_be_is_refused() {
     );
     refused(&["bench", "--copier", "threads:0"], "must be 1 or more");
     refused(
+        &["bench", "--copier", "dsa-model"],
+        "software model for tests",
+    );
+    refused(
         &["bench", "flush", "--pages", "999999999999"],
         "four times their size",
     );
@@ -318,6 +322,8 @@ fn engines_are_listed() {
         "streaming-avx2",
         "streaming-sse2",
         "threads",
+        "dsa",
+        "software model, for tests: never DSA speed",
     ] {
         assert!(listed.contains(name), "{listed}");
     }

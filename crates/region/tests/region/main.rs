@@ -15,6 +15,7 @@
 )]
 
 mod dax;
+mod dma;
 mod forks;
 mod herd;
 mod kernel;
@@ -46,6 +47,7 @@ fn main() {
         refusals::CASES,
         nodes::CASES,
         dax::CASES,
+        dma::CASES,
         scattered::CASES,
         move_pages::CASES,
     ];
