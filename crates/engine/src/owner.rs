@@ -21,8 +21,8 @@ use crate::platform::{Alone, Entry, Place, Platform, Wait};
 ///
 /// `try_detach` and [`attach`](Self::attach) run while other folios of the batch are locked, and
 /// `attach` while some may be cut off. So they must not wait for anything, should not allocate, and
-/// must not touch memory that migrates, save that `attach` may touch the folio it is called for. The
-/// engine cannot check that: an owner that waits there brings the deadlock back.
+/// must not touch memory that migrates. The engine cannot check that: an owner that waits there
+/// brings the deadlock back.
 ///
 /// # All parts or none
 ///
