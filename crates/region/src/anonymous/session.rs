@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
-use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Wait};
+use transhume_engine::{Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Wait};
 use transhume_sys::advise;
 
 use super::Anonymous;
@@ -131,6 +131,11 @@ impl<'r> Session<'r> {
         batch: usize,
         neighbours: Neighbours,
     ) -> Self {
+        // An owner is asked for the folios of the request, and for no others.
+        let neighbours = match table.owner() {
+            Some(_) => Neighbours::Left,
+            None => neighbours,
+        };
         for pool in &memory.pools {
             pool.grant(batch);
         }
@@ -245,6 +250,10 @@ impl Platform for Session<'_> {
 
     fn shootdowns(&self) -> Option<u64> {
         crate::shootdowns::of_this_thread()
+    }
+
+    fn owner(&self) -> Option<&dyn FolioOwner> {
+        self.table.owner()
     }
 
     fn cut_off_with(&self, before: Option<Folio>, folio: Folio) -> u64 {

@@ -23,6 +23,7 @@ mod migrate;
 mod move_pages;
 mod needs;
 mod nodes;
+mod owners;
 mod pinned;
 mod refusals;
 mod scattered;
@@ -48,6 +49,7 @@ fn main() {
         dax::CASES,
         scattered::CASES,
         move_pages::CASES,
+        owners::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();
