@@ -14,6 +14,9 @@
     reason = "a test"
 )]
 
+#[path = "../../examples/buffer_pool.rs"]
+#[allow(dead_code, reason = "its main")]
+mod buffer_pool;
 mod dax;
 mod forks;
 mod herd;

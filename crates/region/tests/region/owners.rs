@@ -56,6 +56,9 @@ pub(crate) const CASES: &[Case] = &[
         that_migrate_or_pin,
     ),
     Case("owners::that_panic", &[Need::Move, Need::Blind], that_panic),
+    Case("owners::buffer_pool", &[Need::Move], || {
+        println!("{}", crate::buffer_pool::run().unwrap());
+    }),
 ];
 
 const FREE: u8 = 0;
