@@ -37,8 +37,8 @@ pub trait Platform {
 
     /// Who else must let go of a folio before it is cut off, if there is anybody: always the same.
     /// The engine asks the owner before [`unmap`](Platform::unmap) and tells it before
-    /// [`release`](Platform::release); a platform only says who it is. What a platform cuts off of
-    /// its own accord, beyond the folios of the batch, it must leave alone where there is an owner.
+    /// [`release`](Platform::release); a platform only says who it is. For what it cuts off of its own
+    /// accord, beyond the folios of the batch, it asks by [`FolioOwner::try_detach`] and tells itself.
     fn owner(&self) -> Option<&dyn FolioOwner> {
         None
     }

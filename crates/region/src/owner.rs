@@ -20,9 +20,12 @@
 //! first touch of a page that was given back with `madvise`. Do neither for a page whose latch you
 //! hold, or let `detach` wait for so long only as your threads can.
 //!
-//! An owner is asked for the pages of a request only: pages that lie between scattered ones stay
-//! where they are, as with [`Neighbours::Left`](crate::Neighbours::Left). Were they taken, the owner
-//! would have to latch, for every page that somebody wants elsewhere, many that nobody does.
+//! # Pages that are not to move
+//!
+//! Scattered pages of anonymous memory are cut off together with what lies between them, and the
+//! owner is asked for these neighbours too, by [`try_detach`](FolioOwner::try_detach). They come back
+//! to where they were; those that it refuses are not cut off, which costs a shootdown or two more.
+//! Where letting go costs the owner much, [`Neighbours::Left`](crate::Neighbours::Left) spares it.
 
 use std::cell::Cell;
 use std::fmt;

@@ -81,9 +81,8 @@ impl FolioTable {
 
     /// The folios' owner, whom sessions name to the engine.
     pub(crate) fn owner(&self) -> Option<&dyn FolioOwner> {
-        self.owner
-            .as_ref()
-            .map(|owner| -> &dyn FolioOwner { owner })
+        let owner = self.owner.as_ref()?;
+        Some(owner)
     }
 
     pub(crate) fn len(&self) -> usize {

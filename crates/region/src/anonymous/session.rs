@@ -131,11 +131,6 @@ impl<'r> Session<'r> {
         batch: usize,
         neighbours: Neighbours,
     ) -> Self {
-        // An owner is asked for the folios of the request, and for no others.
-        let neighbours = match table.owner() {
-            Some(_) => Neighbours::Left,
-            None => neighbours,
-        };
         for pool in &memory.pools {
             pool.grant(batch);
         }
@@ -495,6 +490,7 @@ impl Platform for Session<'_> {
                 wake(&self.memory.uffd, start..start + self.page());
             }
         }
+        self.let_go_of_neighbours();
     }
 }
 

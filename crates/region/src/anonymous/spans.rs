@@ -4,7 +4,7 @@
 //! A call that cuts off, or brings back, costs a shootdown for each run of pages. Where wanted pages
 //! are close together it costs less to take their neighbours along:
 //!
-//! 1. The neighbours are try-locked, and `UFFDIO_MOVE` takes the span out to staging slots of the
+//! 1. The neighbours are try-locked, their owner is asked if there is one, and `UFFDIO_MOVE` takes the span out to staging slots of the
 //!    *destination's* node. A page that is not there, or will not move, divides it.
 //! 2. The wanted pages are copied to frames of the pool, as ever.
 //! 3. One `process_madvise` gives up the sources, and `UFFDIO_COPY` fills their slots from the pool's
@@ -24,18 +24,53 @@ use std::ptr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use transhume_engine::{Entry, Step, Why};
+use transhume_engine::{Entry, Folio, FolioOwner, Place, Step, Why};
 use transhume_sys::advise;
 use transhume_sys::uffd::{CopyMode, MoveMode};
 use transhume_sys::{Errno, Progress};
 
+use super::Anonymous;
 use super::session::{At, Held, Session};
 use super::slots::Kind;
 use super::span::{Part, Span};
 use crate::BASE_PAGE;
 use crate::failure::{failed, wake, why};
-use crate::table::Unlocked;
+use crate::table::{FolioTable, Unlocked};
 use crate::walk::{Stopped, Walk};
+
+/// A neighbour that is locked. Dropping this unlocks it, also when its owner panics.
+struct Neighbour<'r> {
+    memory: &'r Anonymous,
+    table: &'r FolioTable,
+    index: usize,
+}
+
+impl<'r> Neighbour<'r> {
+    /// Locks it if it is free.
+    fn try_lock(memory: &'r Anonymous, table: &'r FolioTable, index: usize) -> Option<Self> {
+        table.try_lock(index).ok()?;
+        Some(Self {
+            memory,
+            table,
+            index,
+        })
+    }
+
+    /// Who must let go of it, if there is anybody.
+    fn owner(&self) -> Option<(&'r dyn FolioOwner, Folio)> {
+        // Only base pages have neighbours.
+        self.table.owner().zip(Folio::base(self.index as u64))
+    }
+}
+
+impl Drop for Neighbour<'_> {
+    fn drop(&mut self) {
+        if self.table.unlock(self.index) == Unlocked::FaultWaits {
+            let start = self.memory.memory.range().start + self.index * BASE_PAGE;
+            wake(&self.memory.uffd, start..start + BASE_PAGE);
+        }
+    }
+}
 
 impl Session<'_> {
     /// Whether two wanted pages go with what lies between them.
@@ -109,7 +144,8 @@ impl Session<'_> {
         inside.then(|| (at, span.slots.start + index - span.first))
     }
 
-    /// Locks what lies between the wanted pages, as far as it is free.
+    /// Locks what lies between the wanted pages, as far as it is free and its owner lets go of it.
+    /// Nothing is cut off yet.
     pub(super) fn lock_neighbours(&mut self, entries: &[Entry<Held>]) {
         for entry in entries {
             if let Some(span) = entry.held.span {
@@ -127,8 +163,39 @@ impl Session<'_> {
                 continue;
             };
             for (part, index) in span.parts[begin..end].iter_mut().zip(span.first + begin..) {
-                if *part == Part::Apart && self.table.try_lock(index).is_ok() {
+                if *part != Part::Apart {
+                    continue;
+                }
+                let Some(neighbour) = Neighbour::try_lock(self.memory, self.table, index) else {
+                    continue;
+                };
+                let detached = neighbour
+                    .owner()
+                    .map_or(Ok(()), |(owner, folio)| owner.try_detach(folio));
+                if detached.is_ok() {
                     *part = Part::Neighbour;
+                    std::mem::forget(neighbour);
+                }
+            }
+        }
+    }
+
+    /// Tells their owner that the neighbours of closed spans are back, and unlocks them. May be
+    /// called twice.
+    pub(super) fn let_go_of_neighbours(&mut self) {
+        for span in self.spans.iter_mut().filter(|span| span.closed) {
+            for (part, index) in span.parts.iter_mut().zip(span.first..) {
+                if *part != Part::Neighbour {
+                    continue;
+                }
+                *part = Part::Apart;
+                let neighbour = Neighbour {
+                    memory: self.memory,
+                    table: self.table,
+                    index,
+                };
+                if let Some((owner, folio)) = neighbour.owner() {
+                    owner.attach(folio, Place::Source);
                 }
             }
         }
@@ -343,10 +410,11 @@ impl Session<'_> {
         }
     }
 
-    /// Brings back what is out of a span, and lets go of its neighbours. May be called twice.
+    /// Brings back what is out of a span. May be called twice.
     ///
-    /// Its slots are given back when the batch has ended: that may allocate, which must not be while
-    /// other pages are cut off.
+    /// Its neighbours are let go of when folios are released: their owner is told then, and could
+    /// panic, which must not be in the middle of a step. Its slots are given back when the batch has
+    /// ended: that may allocate, which must not be while other pages are cut off.
     pub(super) fn close_span(&mut self, number: usize) {
         if std::mem::replace(&mut self.spans[number].closed, true) {
             return;
@@ -370,12 +438,6 @@ impl Session<'_> {
                 self.no_longer_cut_off();
             }
         }
-        for (part, index) in self.spans[number].parts.iter().zip(first..) {
-            if *part == Part::Neighbour && self.table.unlock(index) == Unlocked::FaultWaits {
-                let start = self.address_of(index);
-                wake(&self.memory.uffd, start..start + BASE_PAGE);
-            }
-        }
     }
 
     /// Closes the spans of a batch that has ended, and gives back their slots.
@@ -383,6 +445,7 @@ impl Session<'_> {
         for number in 0..self.spans.len() {
             self.close_span(number);
         }
+        self.let_go_of_neighbours();
         for span in self.spans.drain(..) {
             let pool = &self.memory.pools[span.pool];
             if span.soiled {

@@ -61,7 +61,7 @@ impl Kind {
         self.builder().build().unwrap()
     }
 
-    fn builder(self) -> Builder {
+    pub(crate) fn builder(self) -> Builder {
         let near_and_far = |near, far| Region::builder().tier(near).tier(far);
         let anonymous = || near_and_far(Tier::node("near", 0), Tier::node("far", 0));
         match self {
@@ -256,19 +256,21 @@ fn every_call_fails(kind: Kind, mode: Mode, which: Which) {
     };
     assert!(!calls.is_empty());
     let mut fired = 0;
-    if which == Which::All {
-        let owner = Balance::new();
+    let owner = Balance::new();
+    let owned = || {
         let builder = kind.builder().owner(Arc::clone(&owner) as _);
-        fired += these_calls_fail(&builder.build().unwrap(), &owner, &calls, mode, which);
-        assert!(owner.times() > fired || kind == Kind::Kernel);
+        builder.build().unwrap()
+    };
+    if which == Which::All {
+        fired += these_calls_fail(&owned(), &owner, &calls, mode, which);
     } else {
         // A region of which the kernel has once refused to cut off scattered pages together does not
         // try that again, so that each call gets a region of its own.
         for call in &calls {
-            let (region, call) = (kind.region(), std::slice::from_ref(call));
-            fired += these_calls_fail(&region, &Balance::new(), call, mode, which);
+            fired += these_calls_fail(&owned(), &owner, std::slice::from_ref(call), mode, which);
         }
     }
+    assert!(owner.times() > fired || kind == Kind::Kernel);
     assert!(fired > calls.len() as u64, "the faults were met");
     println!(
         "{kind:?} {mode:?} {which:?}: {} calls, {fired} faults met",

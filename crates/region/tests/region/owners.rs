@@ -45,11 +45,7 @@ pub(crate) const CASES: &[Case] = &[
         &[Need::Move],
         alone_it_may_wait,
     ),
-    Case(
-        "owners::neighbours_are_left_alone",
-        &[Need::Move],
-        neighbours_are_left_alone,
-    ),
+    Case("owners::neighbours", &[Need::Move], neighbours),
     Case(
         "owners::that_migrate_or_pin",
         &[Need::Move],
@@ -257,29 +253,45 @@ fn alone_it_may_wait() {
     herd::sweep(region.words());
 }
 
-fn neighbours_are_left_alone() {
-    let is_wanted = |page: &usize| page % 4 == 1;
-    let wanted = (0..1024).filter(is_wanted).collect::<Vec<_>>();
+/// Every fourth page moves; some of those between are in use.
+fn neighbours() {
+    let (region, latches) = owned(two_nodes(1024), PageSize::Base);
+    let is_wanted = |page: usize| page % 4 == 1;
+    let is_in_use = |page: usize| page % 32 == 2;
+    let wanted = (0..1024).filter(|&page| is_wanted(page));
+    let wanted = wanted.collect::<Vec<_>>();
     // Says how often pages were given up that had been cut off together with others.
-    let migrate = |region: &Region| {
+    let migrate = |neighbours| {
         let before = inject::calls(Call::ProcessMadvise);
         for tier in ["far", "near"] {
-            let options = Options::new().neighbours(Neighbours::Taken);
+            let options = Options::new().neighbours(neighbours);
             let report = region.migrate(&wanted[..], tier, &options).unwrap();
             assert!(report.is_complete(), "{:?}", report.stayed().next());
         }
         inject::calls(Call::ProcessMadvise) - before
     };
-    assert!(migrate(&two_nodes(1024).build().unwrap()) > 0);
-
-    let (region, latches) = owned(two_nodes(1024), PageSize::Base);
-    let others = (0..1024).filter(|page| !is_wanted(page));
-    others.for_each(|page| latches.latch(page));
-    assert_eq!(migrate(&region), 0);
-    for (page, seen) in latches.pages.iter().enumerate() {
-        assert_eq!(seen.counts()[0] > 0, is_wanted(&page));
+    let counts = |page: usize| latches.pages[page].counts();
+    assert_eq!(migrate(Neighbours::Left), 0);
+    assert!((0..1024).all(|page| is_wanted(page) == (counts(page)[0] > 0)));
+    (0..1024)
+        .filter(|&page| is_in_use(page))
+        .for_each(|page| latches.latch(page));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let herd = Herd::graze(scope, &region, 2, &stop);
+        assert!(migrate(Neighbours::Taken) > 0);
+        herd.gather();
+    });
+    let mut asked = [0; 2];
+    for page in (0..1024).filter(|&page| !is_wanted(page)) {
+        let [tried, waited, attached, arrived] = counts(page);
+        let detached = if is_in_use(page) { 0 } else { tried };
+        assert_eq!((waited, attached, arrived), (0, detached, 0), "page {page}");
+        asked[usize::from(is_in_use(page))] += tried;
     }
+    assert!(asked.iter().all(|&times| times > 0), "{asked:?}");
     latches.assert_all_attached();
+    drop(region.pin(..).unwrap());
     herd::sweep(region.words());
 }
 
@@ -367,27 +379,43 @@ fn that_panic() {
         (two_memfds(64), false),
         (two_memfds(64), true),
     ] {
-        let latches = Latches::new(64, PageSize::Base);
-        let owner = Panicking {
-            latches: Arc::clone(&latches),
-            in_attach,
-            armed: AtomicBool::new(true),
-        };
-        let region = memory.owner(Arc::new(owner)).build().unwrap();
-        herd::fill(&region);
-        let migrate = || region.migrate(.., "far", &Options::new());
-        let panic = catch_unwind(AssertUnwindSafe(migrate)).unwrap_err();
-        assert_eq!(panic.downcast_ref(), Some(&"planned"));
-        latches.assert_all_attached();
+        let region = panicking(memory, in_attach, &(0..64).collect::<Vec<_>>());
         // In detach nothing has moved yet, in attach everything has.
         let at = if in_attach { "far" } else { "near" };
         assert!((0..64).all(|page| region.tier_of(page) == Ok(at)));
-        herd::sweep(region.words());
-        for tier in ["near", "far"] {
-            let report = region.migrate(.., tier, &Options::new()).unwrap();
-            assert!(report.is_complete(), "{:?}", report.stayed().next());
-        }
-        drop(region.pin(..).unwrap());
-        herd::sweep(region.words());
+        comes_to_rest(&region);
     }
+    // Page 5 is a neighbour.
+    for in_attach in [false, true] {
+        let region = panicking(two_nodes(64), in_attach, &[1, 4, 7, 10]);
+        comes_to_rest(&region);
+    }
+}
+
+/// A region whose owner has panicked in a migration of these pages, and all are attached.
+fn panicking(memory: Builder, in_attach: bool, pages: &[usize]) -> Region {
+    let latches = Latches::new(64, PageSize::Base);
+    let owner = Panicking {
+        latches: Arc::clone(&latches),
+        in_attach,
+        armed: AtomicBool::new(true),
+    };
+    let region = memory.owner(Arc::new(owner)).build().unwrap();
+    herd::fill(&region);
+    let migrate = || region.migrate(pages, "far", &Options::new());
+    let panic = catch_unwind(AssertUnwindSafe(migrate)).unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"planned"));
+    latches.assert_all_attached();
+    herd::sweep(region.words());
+    region
+}
+
+/// No page is left locked.
+fn comes_to_rest(region: &Region) {
+    drop(region.pin(..).unwrap());
+    for tier in ["near", "far"] {
+        let report = region.migrate(.., tier, &Options::new()).unwrap();
+        assert!(report.is_complete(), "{:?}", report.stayed().next());
+    }
+    herd::sweep(region.words());
 }
