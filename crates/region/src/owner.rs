@@ -12,7 +12,7 @@
 //! It runs on the thread that migrates, while pages are locked. What [`FolioOwner`] asks for holds
 //! here: in a batch it waits for nothing, and it neither loads from the region nor stores to it. It
 //! can look where pages are, and let go of a [`Pin`](crate::Pin); requests and new pins are refused
-//! with [`RegionError::InsideOwner`](crate::RegionError::InsideOwner).
+//! with [`RegionError::InsideOwner`].
 //!
 //! The application's threads may touch pages also while they hold latches: a page that is cut off
 //! comes back without anybody's help. Two things wait for the lock of a page, which a migrator may
