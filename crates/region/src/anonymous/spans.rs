@@ -4,8 +4,9 @@
 //! A call that cuts off, or brings back, costs a shootdown for each run of pages. Where wanted pages
 //! are close together it costs less to take their neighbours along:
 //!
-//! 1. The neighbours are try-locked, their owner is asked if there is one, and `UFFDIO_MOVE` takes the span out to staging slots of the
-//!    *destination's* node. A page that is not there, or will not move, divides it.
+//! 1. The neighbours are try-locked, their owner is asked if there is one, and `UFFDIO_MOVE` takes
+//!    the span out to staging slots of the *destination's* node. A page that is not there, or will
+//!    not move, divides it.
 //! 2. The wanted pages are copied to frames of the pool, as ever.
 //! 3. One `process_madvise` gives up the sources, and `UFFDIO_COPY` fills their slots from the pool's
 //!    frames: the kernel takes the new frames from the slots' node.
