@@ -8,7 +8,7 @@
 //! | type | what holding it proves |
 //! |---|---|
 //! | [`Isolated`] | locked by us; a frame at the destination is reserved; still mapped at the source |
-//! | [`Unmapped`] | asked to be cut off; a CPU may still reach the source by a stale translation |
+//! | [`Unmapped`] | detached by its owner, if it has one; asked to be cut off; a CPU may still reach the source by a stale translation |
 //! | [`Flushed`] | no CPU can reach the source by any translation |
 //! | [`Copied`] | as before, and the copier is done with every byte it was handed |
 //! | [`Remapped`] | reachable at the destination, and nowhere else |
@@ -25,6 +25,7 @@ use core::time::Duration;
 use crate::copier::{Copier, CopyAnswer};
 use crate::failure::{Failure, Step, Why};
 use crate::folio::Folio;
+use crate::owner;
 use crate::platform::{Alone, Entry, Place, Platform, Wait};
 use crate::report::{Counts, Outcome, Times};
 
@@ -119,6 +120,7 @@ impl<P: Platform> Batch<'_, P> {
             self.platform.putback(&mut work.leaving);
             work.counts.putbacks += work.leaving.len() as u64;
         }
+        owner::attach(self.platform, &mut work.leaving, Place::Source);
         // Reversed, so that popping keeps the order. What a panicking platform did not take stays.
         work.leaving.reverse();
         let (leaving, ended) = (&mut work.leaving, &mut work.ended);
@@ -135,6 +137,7 @@ impl<P: Platform> Batch<'_, P> {
         if work.entries.is_empty() {
             return;
         }
+        owner::attach(self.platform, &mut work.entries, Place::Destination);
         work.entries.reverse();
         let (entries, ended) = (&mut work.entries, &mut work.ended);
         let mut released = core::iter::from_fn(|| {
@@ -271,10 +274,11 @@ impl<'p, P: Platform> Isolated<'p, P> {
         batch.reserve(to, Wait::May(alone))
     }
 
-    /// Cuts the folios off, into one gather.
+    /// Asks the owner, if there is one, and cuts the folios off, into one gather.
     pub fn unmap(self) -> Unmapped<'p, P> {
         let Self { mut batch, wait } = self;
         batch.step = Step::Unmap;
+        batch.detach(&wait);
         let since = batch.platform.now();
         let mut gather = P::Gather::default();
         let mut out_of_memory = false;
@@ -321,6 +325,14 @@ impl<'p, P: Platform> Batch<'p, P> {
             self.work.ended.push((entry.index, Outcome::AlreadyThere));
             let mut released = core::iter::once((entry.folio(), entry.held));
             self.platform.release(&mut released, Place::Source);
+        }
+    }
+
+    /// Before anything is cut off, so that no access waits while the owner is asked.
+    fn detach(&mut self, wait: &Wait) {
+        if let Some(owner) = self.platform.owner() {
+            owner::detach(owner, &mut self.work.entries, wait);
+            self.part_with_failed();
         }
     }
 

@@ -17,11 +17,11 @@
 //! | step | engine | platform |
 //! |---|---|---|
 //! | isolate | [`Isolated::gather`], [`Isolated::alone`] | [`Platform::try_lock`], [`Platform::lock`], [`Platform::reserve`] |
-//! | unmap | [`Isolated::unmap`] | [`Platform::unmap`], once a folio |
+//! | unmap | [`Isolated::unmap`] | the [`FolioOwner`] is asked, if there is one; [`Platform::unmap`], once a folio |
 //! | shootdown | [`Unmapped::shootdown`] | [`Platform::shootdown`], once a batch |
 //! | copy | [`Flushed::copy`] | [`Platform::job`], and the [`Copier`] once a batch |
 //! | remap | [`Copied::remap`] | [`Platform::copy_on_cpu`] for what the copier did not confirm, [`Platform::remap`] once a batch |
-//! | report | [`Remapped::finish`] | [`Platform::release`] |
+//! | report | [`Remapped::finish`] | the owner is told; [`Platform::release`] |
 //!
 //! # The lock rule (\[batch-deadlock\])
 //!
@@ -30,6 +30,10 @@
 //! call that may block, [`Platform::lock`], wants an [`Alone`], and only [`Isolated::alone`], which
 //! makes a batch of exactly one folio, can make one. Both hold the platform by `&mut`, so a thread
 //! cannot open the second batch while it has the first.
+//!
+//! What an application has on its pages, latches or buffers, obeys the same rule: a [`FolioOwner`] is
+//! asked by [`FolioOwner::try_detach`] in a batch, and by [`FolioOwner::detach`], which wants an
+//! [`Alone`] too, when its folio is the only one.
 //!
 //! # What does not compile
 //!
@@ -130,6 +134,7 @@ mod failure;
 mod folio;
 mod limit;
 mod migrate;
+mod owner;
 mod platform;
 mod report;
 
@@ -141,5 +146,6 @@ pub use limit::{Limit, StallGovernor};
 pub use migrate::{
     ASYNC_PASSES, Mode, Reason, Request, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, migrate,
 };
+pub use owner::{FolioOwner, Refused, all_or_none};
 pub use platform::{Alone, Entry, Place, Platform, Wait};
 pub use report::{Counts, FolioReport, Outcome, Report, Times};

@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use crate::failure::{Failure, Step, Why};
 use crate::folio::Folio;
+use crate::owner::FolioOwner;
 
 /// The owner of some page tables: how unmap, shootdown and remap are really done there.
 ///
@@ -31,6 +32,14 @@ pub trait Platform {
     /// What the machine's own counter says of shootdowns requested by this migration's thread so
     /// far, or `None` if the machine has no such counter. Never an estimate.
     fn shootdowns(&self) -> Option<u64> {
+        None
+    }
+
+    /// Who else must let go of a folio before it is cut off, if there is anybody: always the same.
+    /// The engine asks the owner before [`unmap`](Platform::unmap) and tells it before
+    /// [`release`](Platform::release); a platform only says who it is. For what it cuts off of its own
+    /// accord, beyond the folios of the batch, it asks by [`FolioOwner::try_detach`] and tells itself.
+    fn owner(&self) -> Option<&dyn FolioOwner> {
         None
     }
 
@@ -67,8 +76,8 @@ pub trait Platform {
 
     /// Makes the folio unreachable for every access that must not happen during its copy, and adds
     /// its range to `gather`. Where cutting off and invalidating are one call, it only gathers, and
-    /// [`shootdown`](Platform::shootdown) does both. The owner of the folio takes part here: it is
-    /// asked to detach, and may wait only if `wait` says so.
+    /// [`shootdown`](Platform::shootdown) does both. It waits only if `wait` says so. If the folio
+    /// has an owner, it has detached the folio.
     ///
     /// # Errors
     ///
@@ -148,6 +157,8 @@ pub enum Place {
 pub struct Entry<H> {
     pub(crate) index: usize,
     pub(crate) copied: bool,
+    /// Whether the owner has let go of it and is to be told when it is back.
+    pub(crate) detached: bool,
     pub(crate) failure: Option<Failure>,
     folio: Folio,
     /// What the platform keeps.
@@ -159,6 +170,7 @@ impl<H> Entry<H> {
         Self {
             index,
             copied: false,
+            detached: false,
             failure: None,
             folio,
             held,

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use transhume_engine::{
-    Alone, Copier, CopyAnswer, Entry, Failure, Folio, Isolated, Mode, Place, Platform, Request,
-    Step, Wait, Why, Work, migrate,
+    Alone, Copier, CopyAnswer, Entry, Failure, Folio, FolioOwner, Isolated, Mode, Place, Platform,
+    Refused, Request, Step, Wait, Why, Work, migrate,
 };
 
 thread_local! {
@@ -81,6 +81,10 @@ impl Platform for Quiet {
         Duration::from_nanos(self.calls)
     }
 
+    fn owner(&self) -> Option<&dyn FolioOwner> {
+        Some(&NotEveryFifth)
+    }
+
     fn try_lock(&mut self, _folio: Folio) -> Result<(), Failure> {
         self.hold()
     }
@@ -136,6 +140,19 @@ impl Platform for Quiet {
             LOCKED.set(LOCKED.get() - 1);
         }
     }
+}
+
+struct NotEveryFifth;
+
+impl FolioOwner for NotEveryFifth {
+    fn try_detach(&self, folio: Folio) -> Result<(), Refused> {
+        if folio.page().is_multiple_of(5) {
+            return Err(Refused);
+        }
+        Ok(())
+    }
+
+    fn attach(&self, _folio: Folio, _at: Place) {}
 }
 
 struct EverySecond;

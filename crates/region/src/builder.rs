@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use transhume_copy::Memcpy;
+use transhume_engine::FolioOwner;
 use transhume_sys::CallError;
 use transhume_sys::limits::{self, ThpMode};
 use transhume_sys::numa;
@@ -18,6 +19,7 @@ use crate::mapped::{FileTier, Mapped};
 use crate::mechanism::{self, Mechanism, Notice};
 use crate::move_pages::MovePages;
 use crate::options::{AnyCopier, KernelAccess, Pins};
+use crate::owner::Owner;
 use crate::region::{Memory, Parts, Region};
 use crate::tier::{PageSize, Place, Tier, TierId};
 
@@ -36,6 +38,7 @@ pub struct Builder {
     pool_bytes: Option<usize>,
     copier: Option<AnyCopier>,
     mechanism: Option<Mechanism>,
+    owner: Option<Arc<dyn FolioOwner>>,
 }
 
 impl Builder {
@@ -86,6 +89,14 @@ impl Builder {
     /// [`Region::notices`] says what a better one would need.
     pub fn mechanism(mut self, mechanism: Mechanism) -> Self {
         self.mechanism = Some(mechanism);
+        self
+    }
+
+    /// Names the owner of the pages: an application that has latches on them lets go of a page before
+    /// it is cut off, and is told when it is back. See [`owner`](crate::owner) for what it may do.
+    /// Without one nobody is asked.
+    pub fn owner(mut self, owner: Arc<dyn FolioOwner>) -> Self {
+        self.owner = Some(owner);
         self
     }
 
@@ -160,6 +171,7 @@ impl Builder {
             copier,
             mechanism,
             notices,
+            owner: self.owner.map(Owner),
         };
         Region::start(parts).map_err(|source| BuildError::System {
             what: "start the region's thread".to_owned(),
@@ -390,6 +402,7 @@ impl fmt::Debug for Builder {
             .field("page_size", &self.page_size)
             .field("pins", &self.pins)
             .field("kernel_access", &self.kernel_access)
+            .field("has_owner", &self.owner.is_some())
             .finish_non_exhaustive()
     }
 }

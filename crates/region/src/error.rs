@@ -206,6 +206,10 @@ pub enum RegionError {
         "this process was forked from the one that made the region, and only that one can use it"
     )]
     Forked,
+    /// An owner asked for it while it was being asked for a page itself: pages are locked then, and
+    /// nothing may wait for others.
+    #[error("an owner cannot migrate or pin pages while it is asked for one")]
+    InsideOwner,
     /// A page stayed under migration for too long to be pinned, or has 63 pins.
     #[error("page {page} cannot be pinned now: it is being migrated, or it has 63 pins already")]
     CannotPin {

@@ -63,6 +63,7 @@ mod mapped;
 mod mechanism;
 mod move_pages;
 mod options;
+pub mod owner;
 mod pin;
 mod placement;
 mod region;

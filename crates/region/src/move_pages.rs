@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
-use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Wait};
+use transhume_engine::{Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Wait};
 use transhume_process::{Check, Kernel, bring};
 use transhume_sys::CallError;
 use transhume_sys::map::Mapping;
@@ -126,6 +126,10 @@ impl Platform for Session<'_> {
 
     fn shootdowns(&self) -> Option<u64> {
         crate::shootdowns::of_this_thread()
+    }
+
+    fn owner(&self) -> Option<&dyn FolioOwner> {
+        self.table.owner()
     }
 
     fn provision(&mut self, folios: &[Folio], to: TierId) {

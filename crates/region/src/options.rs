@@ -143,6 +143,7 @@ impl From<&[usize]> for Pages {
 pub enum Neighbours {
     /// Where it is faster they are cut off together with the others, and come back as they were:
     /// scattered pages of anonymous memory then take few shootdowns. They count against the limit.
+    /// An [`owner`](crate::owner) is asked for them too.
     #[default]
     Taken,
     /// They are left alone.

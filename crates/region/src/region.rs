@@ -18,6 +18,7 @@ use crate::mapped::{self, Mapped};
 use crate::mechanism::{Mechanism, Notice};
 use crate::move_pages::{self, MovePages};
 use crate::options::{AnyCopier, Options, Pages};
+use crate::owner::{self, Owner};
 use crate::pin::Pin;
 use crate::table::FolioTable;
 use crate::tier::{PageSize, Place, Tier, TierId};
@@ -98,6 +99,7 @@ pub(crate) struct Parts {
     pub(crate) copier: AnyCopier,
     pub(crate) mechanism: Mechanism,
     pub(crate) notices: Vec<Notice>,
+    pub(crate) owner: Option<Owner>,
 }
 
 impl Keep for Core<Anonymous> {
@@ -153,8 +155,9 @@ impl Region {
             copier,
             mechanism,
             notices,
+            owner,
         } = parts;
-        let table = FolioTable::new(pages, tiers.len());
+        let table = FolioTable::new(pages, tiers.len()).with_owner(owner);
         let backing = match memory {
             Memory::Anonymous(memory) => {
                 let core = Arc::new(Core { table, memory });
@@ -287,6 +290,7 @@ impl Region {
         options: &Options,
     ) -> Result<Report<TierId>, RegionError> {
         self.check_process()?;
+        owner::check_outside()?;
         let to = self.tier_named(tier)?;
         let pages = pages.into().resolve(self.pages())?;
         let table = self.table();
@@ -348,9 +352,11 @@ impl Region {
     /// # Errors
     ///
     /// [`RegionError::CannotPin`] after a second of waiting, [`RegionError::OutsideRegion`],
-    /// [`RegionError::NoPages`], [`RegionError::Forked`]. Then nothing is held.
+    /// [`RegionError::NoPages`], [`RegionError::Forked`], [`RegionError::InsideOwner`]. Then nothing is
+    /// held.
     pub fn pin(&self, pages: impl Into<Pages>) -> Result<Pin<'_>, RegionError> {
         self.check_process()?;
+        owner::check_outside()?;
         let pages = pages.into().resolve(self.pages())?;
         let mut pin = Pin {
             region: self,

@@ -7,6 +7,9 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use transhume_engine::FolioOwner;
+
+use crate::owner::Owner;
 use crate::tier::TierId;
 
 const LOCKED: u8 = 1;
@@ -52,6 +55,8 @@ pub(crate) struct FolioTable {
     taken: Box<[AtomicUsize]>,
     /// How many folios have moved.
     moved: AtomicU64,
+    /// Who must let go of a folio before it is cut off.
+    owner: Option<Owner>,
 }
 
 impl FolioTable {
@@ -62,9 +67,22 @@ impl FolioTable {
             tier: (0..folios).map(|_| AtomicU8::new(0)).collect(),
             taken: (0..tiers).map(|_| AtomicUsize::new(0)).collect(),
             moved: AtomicU64::new(0),
+            owner: None,
         };
         table.taken[0].store(folios, Ordering::Relaxed);
         table
+    }
+
+    /// The same table of folios that have an owner.
+    pub(crate) fn with_owner(mut self, owner: Option<Owner>) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    /// The folios' owner, whom sessions name to the engine.
+    pub(crate) fn owner(&self) -> Option<&dyn FolioOwner> {
+        let owner = self.owner.as_ref()?;
+        Some(owner)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use transhume_engine::{
-    ASYNC_PASSES, Alone, Copier, CopyAnswer, Entry, Failure, Folio, Mode, Order, Outcome, Place,
-    Platform, Report, Request, SYNC_BATCH_PASSES, Step, Wait, Why, migrate,
+    ASYNC_PASSES, Alone, Copier, CopyAnswer, Entry, Failure, Folio, FolioOwner, Mode, Order,
+    Outcome, Place, Platform, Report, Request, SYNC_BATCH_PASSES, Step, Wait, Why, migrate,
 };
+
+use crate::witness::Witness;
 
 const CPUS: usize = 3;
 const POISON: u64 = u64::MAX;
@@ -64,6 +66,7 @@ pub(crate) enum Call {
     Lock,
     Tier,
     Reserve,
+    Detach,
     Unmap,
     Shootdown,
     IsEligible,
@@ -71,6 +74,7 @@ pub(crate) enum Call {
     CopyOnCpu,
     Remap,
     Putback,
+    Attach,
     Release,
 }
 
@@ -79,10 +83,10 @@ impl Call {
         match self {
             Self::Lock | Self::Tier => Step::Lock,
             Self::Reserve => Step::Reserve,
-            Self::Unmap => Step::Unmap,
+            Self::Detach | Self::Unmap => Step::Unmap,
             Self::Shootdown => Step::Shootdown,
             Self::IsEligible | Self::Job | Self::CopyOnCpu => Step::Copy,
-            Self::Remap | Self::Putback | Self::Release => Step::Remap,
+            Self::Remap | Self::Putback | Self::Attach | Self::Release => Step::Remap,
         }
     }
 }
@@ -242,6 +246,8 @@ pub(crate) struct Machine {
     /// Pages of locked folios.
     locks: BTreeSet<u64>,
     may_wait: bool,
+    /// The owner of all folios.
+    pub(crate) owner: Witness,
     troubles: Vec<Trouble>,
     limit: u64,
     /// Up to how many base pages apart two folios are cut off with what lies between them.
@@ -282,6 +288,7 @@ impl Machine {
             cpus: Default::default(),
             locks: BTreeSet::new(),
             may_wait: false,
+            owner: Witness::default(),
             troubles: Vec::new(),
             limit: u64::MAX,
             reach: 0,
@@ -336,6 +343,7 @@ impl Machine {
 
     pub(crate) fn set_troubles(&mut self, troubles: &[Trouble]) {
         self.troubles = troubles.to_vec();
+        self.owner.set_troubles(troubles);
     }
 
     /// Leaves `tier` room for `base_pages` more.
@@ -374,6 +382,7 @@ impl Machine {
     pub(crate) fn check(&self) {
         assert!(self.locks.is_empty(), "locks left: {:?}", self.locks);
         assert!(self.cut_off.is_empty(), "left cut off: {:?}", self.cut_off);
+        self.owner.check();
         let mut mapped = BTreeSet::new();
         for (page, mapping) in &self.table {
             assert!(mapping.reachable, "page {page} is mapped nowhere");
@@ -620,6 +629,9 @@ impl Machine {
 
     /// Lets the programs run: each CPU loads a word somewhere, and stores there.
     fn programs_run(&mut self) {
+        for folio in self.owner.take_refused() {
+            self.tell(folio, Failure::new(Step::Unmap, Why::Busy));
+        }
         let pages = self.table.len() as u64;
         for cpu in 0..CPUS {
             self.random ^= self.random << 13;
@@ -657,6 +669,7 @@ impl Machine {
             return Err(failure);
         }
         self.locks.insert(page);
+        self.owner.locked(page, self.may_wait);
         Ok(Held {
             page,
             source: self.table[&page].frame,
@@ -670,6 +683,8 @@ impl Machine {
         assert_eq!(held.page, folio.page());
         assert!(self.locks.contains(&held.page), "{folio:?} is not locked");
         assert_eq!(held.stage, stage, "{folio:?}");
+        let is_cut_off = matches!(stage, Stage::Unmapped | Stage::Flushed);
+        assert!(!is_cut_off || self.owner.has_detached(held.page));
     }
 
     fn assert_wait(&self, wait: &Wait) {
@@ -694,6 +709,10 @@ impl Platform for Machine {
 
     fn shootdowns(&self) -> Option<u64> {
         Some(1000 + self.tally.shootdowns)
+    }
+
+    fn owner(&self) -> Option<&dyn FolioOwner> {
+        Some(&self.owner)
     }
 
     fn cut_off_with(&self, before: Option<Folio>, folio: Folio) -> u64 {
@@ -781,8 +800,10 @@ impl Platform for Machine {
         if let Some(failure) = self.fails(Call::Unmap, folio) {
             return Err(failure);
         }
+        assert!(self.owner.has_detached(held.page), "{folio:?} is in use");
         self.table.get_mut(&held.page).unwrap().reachable = false;
         self.cut_off.insert(held.page);
+        self.owner.cut_off(held.page);
         let cut_off: u64 = self
             .cut_off
             .iter()
@@ -895,6 +916,7 @@ impl Platform for Machine {
             mapping.frame = destination;
             mapping.reachable = true;
             self.cut_off.remove(&held.page);
+            self.owner.reachable(held.page);
             held.stage = Stage::Remapped;
         }
         self.programs_run();
@@ -916,6 +938,7 @@ impl Platform for Machine {
             }
             self.table.get_mut(&held.page).unwrap().reachable = true;
             self.cut_off.remove(&held.page);
+            self.owner.reachable(held.page);
             held.stage = Stage::PutBack;
             if !entry.is_alive() {
                 // What failed first is what counts.
@@ -944,6 +967,7 @@ impl Platform for Machine {
                 self.locks.remove(&held.page),
                 "{folio:?} is unlocked but not locked"
             );
+            self.owner.unlocked(held.page, at);
             assert!(self.trouble(Call::Release, folio).is_none());
         }
     }

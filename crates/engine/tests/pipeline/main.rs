@@ -6,8 +6,12 @@ mod batches;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod owners;
+#[cfg(test)]
 mod panics;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod witness;

@@ -6,10 +6,11 @@ use transhume_engine::{CopyAnswer, Failure, Isolated, Outcome, Request, Step, Wh
 
 use crate::machine::{Act, Call, FAR, Machine, PLANNED, ScriptedCopier, base, fails, panics};
 
-const CALLS: [Call; 11] = [
+const CALLS: [Call; 13] = [
     Call::Lock,
     Call::Tier,
     Call::Reserve,
+    Call::Detach,
     Call::Unmap,
     Call::Shootdown,
     Call::IsEligible,
@@ -17,6 +18,7 @@ const CALLS: [Call; 11] = [
     Call::CopyOnCpu,
     Call::Remap,
     Call::Putback,
+    Call::Attach,
     Call::Release,
 ];
 
@@ -84,7 +86,7 @@ fn a_platform_that_panics_anywhere_leaves_no_folio_behind() {
                 fails(Call::Remap, base(4), Why::Busy, 1),
             ]);
             let reached = match call {
-                Call::Unmap => victim >= 1,
+                Call::Detach | Call::Unmap | Call::Attach => victim >= 1,
                 Call::Shootdown => victim >= 2,
                 Call::IsEligible | Call::Job | Call::CopyOnCpu => victim >= 3,
                 Call::Remap => victim >= 4,
@@ -113,7 +115,7 @@ fn a_platform_that_panics_anywhere_leaves_no_folio_behind() {
 
 #[test]
 fn a_panic_while_others_are_put_back_does_not_take_back_what_arrived() {
-    for call in [Call::Putback, Call::Release] {
+    for call in [Call::Putback, Call::Attach, Call::Release] {
         let mut machine = Machine::with_base_pages(3);
         machine.set_troubles(&[
             fails(Call::Remap, base(1), Why::Again, 1),

@@ -83,6 +83,7 @@ fn steps() -> impl Strategy<Value = Call> {
     prop::sample::select(vec![
         Call::Lock,
         Call::Reserve,
+        Call::Detach,
         Call::Unmap,
         Call::Shootdown,
         Call::IsEligible,
@@ -191,7 +192,13 @@ fn cases() -> impl Strategy<Value = Case> {
 fn panicking() -> impl Strategy<Value = Call> {
     prop_oneof![
         steps(),
-        prop::sample::select(vec![Call::Tier, Call::Job, Call::Putback, Call::Release]),
+        prop::sample::select(vec![
+            Call::Tier,
+            Call::Job,
+            Call::Putback,
+            Call::Attach,
+            Call::Release,
+        ]),
     ]
 }
 
@@ -237,8 +244,8 @@ proptest! {
         for (call, index) in calls {
             let (folio, _) = case.folios[index.index(case.folios.len())];
             case.troubles.insert(0, panics(call, folio));
-            // The unwinding calls these two, and must not panic again.
-            if matches!(call, Call::Putback | Call::Release) {
+            // The unwinding calls these, and must not panic again.
+            if matches!(call, Call::Putback | Call::Attach | Call::Release) {
                 case.troubles.retain(|trouble| trouble.call == call || trouble.what != What::Panic);
                 break;
             }

@@ -1,6 +1,7 @@
 //! Anonymous backing: the pages of a region are anonymous memory, its tiers are NUMA nodes.
 
 mod moves;
+mod neighbours;
 mod nodes;
 mod pool;
 mod reach;

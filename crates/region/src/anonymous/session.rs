@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
-use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Wait};
+use transhume_engine::{Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Wait};
 use transhume_sys::advise;
 
 use super::Anonymous;
@@ -245,6 +245,10 @@ impl Platform for Session<'_> {
 
     fn shootdowns(&self) -> Option<u64> {
         crate::shootdowns::of_this_thread()
+    }
+
+    fn owner(&self) -> Option<&dyn FolioOwner> {
+        self.table.owner()
     }
 
     fn cut_off_with(&self, before: Option<Folio>, folio: Folio) -> u64 {
@@ -486,6 +490,7 @@ impl Platform for Session<'_> {
                 wake(&self.memory.uffd, start..start + self.page());
             }
         }
+        self.let_go_of_neighbours();
     }
 }
 

@@ -4,8 +4,9 @@
 //! A call that cuts off, or brings back, costs a shootdown for each run of pages. Where wanted pages
 //! are close together it costs less to take their neighbours along:
 //!
-//! 1. The neighbours are try-locked, and `UFFDIO_MOVE` takes the span out to staging slots of the
-//!    *destination's* node. A page that is not there, or will not move, divides it.
+//! 1. The neighbours are try-locked, their owner is asked if there is one, and `UFFDIO_MOVE` takes
+//!    the span out to staging slots of the *destination's* node. A page that is not there, or will
+//!    not move, divides it.
 //! 2. The wanted pages are copied to frames of the pool, as ever.
 //! 3. One `process_madvise` gives up the sources, and `UFFDIO_COPY` fills their slots from the pool's
 //!    frames: the kernel takes the new frames from the slots' node.
@@ -33,8 +34,7 @@ use super::session::{At, Held, Session};
 use super::slots::Kind;
 use super::span::{Part, Span};
 use crate::BASE_PAGE;
-use crate::failure::{failed, wake, why};
-use crate::table::Unlocked;
+use crate::failure::{failed, why};
 use crate::walk::{Stopped, Walk};
 
 impl Session<'_> {
@@ -107,31 +107,6 @@ impl Session<'_> {
         let span = self.spans.get(at)?;
         let inside = span.pages().contains(&index) && !span.closed;
         inside.then(|| (at, span.slots.start + index - span.first))
-    }
-
-    /// Locks what lies between the wanted pages, as far as it is free.
-    pub(super) fn lock_neighbours(&mut self, entries: &[Entry<Held>]) {
-        for entry in entries {
-            if let Some(span) = entry.held.span {
-                let span = &mut self.spans[span];
-                span.parts[entry.held.index - span.first] = Part::Wanted;
-            }
-        }
-        for span in &mut self.spans {
-            span.begun = true;
-            let wanted = |part: &Part| *part == Part::Wanted;
-            let (Some(begin), Some(end)) = (
-                span.parts.iter().position(wanted),
-                span.parts.iter().rposition(wanted),
-            ) else {
-                continue;
-            };
-            for (part, index) in span.parts[begin..end].iter_mut().zip(span.first + begin..) {
-                if *part == Part::Apart && self.table.try_lock(index).is_ok() {
-                    *part = Part::Neighbour;
-                }
-            }
-        }
     }
 
     /// Moves the spans of these folios out to their slots. The entries of a span lie together.
@@ -343,10 +318,11 @@ impl Session<'_> {
         }
     }
 
-    /// Brings back what is out of a span, and lets go of its neighbours. May be called twice.
+    /// Brings back what is out of a span. May be called twice.
     ///
-    /// Its slots are given back when the batch has ended: that may allocate, which must not be while
-    /// other pages are cut off.
+    /// Its neighbours are let go of when folios are released: their owner is told then, and could
+    /// panic, which must not be in the middle of a step. Its slots are given back when the batch has
+    /// ended: that may allocate, which must not be while other pages are cut off.
     pub(super) fn close_span(&mut self, number: usize) {
         if std::mem::replace(&mut self.spans[number].closed, true) {
             return;
@@ -370,12 +346,6 @@ impl Session<'_> {
                 self.no_longer_cut_off();
             }
         }
-        for (part, index) in self.spans[number].parts.iter().zip(first..) {
-            if *part == Part::Neighbour && self.table.unlock(index) == Unlocked::FaultWaits {
-                let start = self.address_of(index);
-                wake(&self.memory.uffd, start..start + BASE_PAGE);
-            }
-        }
     }
 
     /// Closes the spans of a batch that has ended, and gives back their slots.
@@ -383,6 +353,7 @@ impl Session<'_> {
         for number in 0..self.spans.len() {
             self.close_span(number);
         }
+        self.let_go_of_neighbours();
         for span in self.spans.drain(..) {
             let pool = &self.memory.pools[span.pool];
             if span.soiled {

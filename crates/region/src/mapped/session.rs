@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
-use transhume_engine::{Alone, Entry, Failure, Folio, Place, Platform, Step, Wait, Why};
+use transhume_engine::{
+    Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Step, Wait, Why,
+};
 use transhume_sys::advise::{self, Advice};
 use transhume_sys::limits;
 use transhume_sys::map::{self, LockMode};
@@ -276,6 +278,10 @@ impl Platform for Session<'_> {
 
     fn shootdowns(&self) -> Option<u64> {
         crate::shootdowns::of_this_thread()
+    }
+
+    fn owner(&self) -> Option<&dyn FolioOwner> {
+        self.table.owner()
     }
 
     fn provision(&mut self, folios: &[Folio], to: TierId) {

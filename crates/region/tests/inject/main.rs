@@ -13,17 +13,20 @@
     reason = "a test"
 )]
 
+mod balance;
 #[path = "../region/herd.rs"]
 mod herd;
 mod stress;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use balance::Balance;
 use herd::Herd;
 use libtest_mimic::{Arguments, Trial};
 use transhume_region::{
-    Mechanism, Mode, Options, Outcome, PageSize, Pins, Place, Region, Tier, TierId,
+    Builder, Mechanism, Mode, Options, Outcome, PageSize, Pins, Place, Region, Tier, TierId,
 };
 use transhume_sys::inject::{self, Fault, Plan};
 use transhume_sys::uffd::{Allowed, Features, probe};
@@ -55,6 +58,10 @@ impl Kind {
     ];
 
     pub(crate) fn region(self) -> Region {
+        self.builder().build().unwrap()
+    }
+
+    pub(crate) fn builder(self) -> Builder {
         let near_and_far = |near, far| Region::builder().tier(near).tier(far);
         let anonymous = || near_and_far(Tier::node("near", 0), Tier::node("far", 0));
         match self {
@@ -79,8 +86,6 @@ impl Kind {
                 .pages(300)
                 .pins(Pins::Declared),
         }
-        .build()
-        .unwrap()
     }
 
     pub(crate) fn is_mapped(self) -> bool {
@@ -251,15 +256,21 @@ fn every_call_fails(kind: Kind, mode: Mode, which: Which) {
     };
     assert!(!calls.is_empty());
     let mut fired = 0;
+    let owner = Balance::new();
+    let owned = || {
+        let builder = kind.builder().owner(Arc::clone(&owner) as _);
+        builder.build().unwrap()
+    };
     if which == Which::All {
-        fired += these_calls_fail(&kind.region(), &calls, mode, which);
+        fired += these_calls_fail(&owned(), &owner, &calls, mode, which);
     } else {
         // A region of which the kernel has once refused to cut off scattered pages together does not
         // try that again, so that each call gets a region of its own.
         for call in &calls {
-            fired += these_calls_fail(&kind.region(), std::slice::from_ref(call), mode, which);
+            fired += these_calls_fail(&owned(), &owner, std::slice::from_ref(call), mode, which);
         }
     }
+    assert!(owner.times() > fired || kind == Kind::Kernel);
     assert!(fired > calls.len() as u64, "the faults were met");
     println!(
         "{kind:?} {mode:?} {which:?}: {} calls, {fired} faults met",
@@ -268,7 +279,13 @@ fn every_call_fails(kind: Kind, mode: Mode, which: Which) {
 }
 
 /// Says how many of the faults were met.
-fn these_calls_fail(region: &Region, calls: &[Call], mode: Mode, which: Which) -> u64 {
+fn these_calls_fail(
+    region: &Region,
+    owner: &Balance,
+    calls: &[Call],
+    mode: Mode,
+    which: Which,
+) -> u64 {
     let page = region.page_size().bytes();
     let pages = which.pages(region);
     herd::fill(region);
@@ -307,6 +324,7 @@ fn these_calls_fail(region: &Region, calls: &[Call], mode: Mode, which: Which) -
                     fired += u64::from(armed.fired() > 0);
                     drop(armed);
                     check(region, &report, tier);
+                    owner.times();
                     // Nothing is left locked or lost: what stayed can go now, and all the others.
                     let report = region
                         .migrate(.., tier, &Options::new().mode(Mode::Sync))

@@ -8,6 +8,7 @@ use transhume_region::{Mode, Options, Region, RegionError};
 use transhume_sys::inject::{self, Fault, Plan};
 use transhume_sys::{Call, Errno};
 
+use crate::balance::Balance;
 use crate::herd::{self, Herd};
 use crate::{Kind, missing};
 
@@ -38,13 +39,19 @@ pub(crate) fn run(time: Duration) {
             if Instant::now() + Duration::from_secs(1) > until {
                 break;
             }
-            let region = kind.region();
+            let owner = Balance::new();
+            let mut builder = kind.builder();
+            if rounds % 2 == 1 {
+                builder = builder.owner(Arc::clone(&owner) as _);
+            }
+            let region = builder.build().unwrap();
             round(
                 &region,
                 kind,
                 rounds,
                 (until - Instant::now().min(until)).min(Duration::from_secs(5)),
             );
+            owner.times();
             rounds += 1;
         }
     }

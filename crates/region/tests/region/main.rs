@@ -14,6 +14,9 @@
     reason = "a test"
 )]
 
+#[path = "../../examples/buffer_pool.rs"]
+#[allow(dead_code, reason = "its main")]
+mod buffer_pool;
 mod dax;
 mod dma;
 mod forks;
@@ -24,6 +27,7 @@ mod migrate;
 mod move_pages;
 mod needs;
 mod nodes;
+mod owners;
 mod pinned;
 mod refusals;
 mod scattered;
@@ -50,6 +54,7 @@ fn main() {
         dma::CASES,
         scattered::CASES,
         move_pages::CASES,
+        owners::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();
