@@ -126,6 +126,7 @@ extern crate alloc;
 
 mod batch;
 mod copier;
+mod exchange;
 mod failure;
 mod folio;
 mod limit;
@@ -133,8 +134,12 @@ mod migrate;
 mod platform;
 mod report;
 
-pub use batch::{Copied, Flushed, Isolated, Remapped, Unmapped, Work};
+pub use batch::{Copied, Flushed, Folios, Isolated, Kind, Pairs, Remapped, Side, Unmapped, Work};
 pub use copier::{Copier, CopyAnswer};
+pub use exchange::{
+    Exchange, ExchangeCounts, ExchangeReport, ExchangeRequest, Nonsense, PairOutcome, PairReport,
+    SwapAnswer, Swapper, exchange,
+};
 pub use failure::{Errno, Failure, Step, Why};
 pub use folio::{Folio, FolioError, Order};
 pub use limit::{Limit, StallGovernor};

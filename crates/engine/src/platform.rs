@@ -148,6 +148,8 @@ pub enum Place {
 pub struct Entry<H> {
     pub(crate) index: usize,
     pub(crate) copied: bool,
+    /// In an exchange: its pair's job is in the list, or it is to be brought in.
+    pub(crate) marked: bool,
     pub(crate) failure: Option<Failure>,
     folio: Folio,
     /// What the platform keeps.
@@ -159,6 +161,7 @@ impl<H> Entry<H> {
         Self {
             index,
             copied: false,
+            marked: false,
             failure: None,
             folio,
             held,
