@@ -7,6 +7,8 @@
 //! - [`Streaming`]: non-temporal stores, which do not read the destination into the cache first,
 //! - [`Threads`]: a pool of pinned threads, which split one large folio or share many (\[fast-copy\]).
 //!
+//! What trades places has its bytes swapped in place instead, see [`swap`].
+//!
 //! [`registry`] names them for a command line, and says which this machine has.
 //!
 //! # Memory that others write
@@ -24,6 +26,7 @@ mod pool;
 mod raw;
 pub mod registry;
 mod streaming;
+pub mod swap;
 mod threads;
 
 pub use job::CopyJob;
@@ -34,9 +37,13 @@ pub use registry::{EngineInfo, SharedCopier, UnknownCopier, by_name, engines};
 pub use streaming::{Isa, Streaming, Unavailable};
 pub use threads::{Inner, Threads, ThreadsError, ThreadsOptions};
 
-/// How bytes are moved; what [`Threads`] is made of.
-pub(crate) trait Mover: Send + Sync {
-    /// Copies the bytes of jobs, or of parts of jobs, and makes them visible to every CPU. Keeps none
+/// How bytes are moved; what [`Threads`] and [`swap::Threads`] are made of.
+pub(crate) trait Mover<J = CopyJob>: Send + Sync {
+    /// Moves the bytes of jobs, or of parts of jobs, and makes them visible to every CPU. Keeps none
     /// of them.
-    fn move_all(&self, jobs: &mut dyn Iterator<Item = CopyJob>);
+    fn move_all(&self, jobs: &mut dyn Iterator<Item = J>);
+
+    /// Makes undone what it has done for a part of a job of which another part has failed. A copy
+    /// leaves its source as it was, so there is nothing to do for one.
+    fn undo(&self, _part: J) {}
 }
