@@ -148,7 +148,7 @@ pub enum Place {
 pub struct Entry<H> {
     pub(crate) index: usize,
     pub(crate) copied: bool,
-    /// In an exchange: its pair's job is in the list, or it is to be brought in.
+    /// In an exchange: its pair's job is in the list, or it is to follow its partner.
     pub(crate) marked: bool,
     pub(crate) failure: Option<Failure>,
     folio: Folio,

@@ -223,11 +223,24 @@ impl FolioTable {
 pub(crate) struct Tally<'t> {
     table: &'t FolioTable,
     left: Option<(TierId, usize)>,
+    /// Whether they have left room behind.
+    room_is_left: bool,
 }
 
 impl<'t> Tally<'t> {
     pub(crate) fn new(table: &'t FolioTable) -> Self {
-        Self { table, left: None }
+        Self {
+            table,
+            left: None,
+            room_is_left: true,
+        }
+    }
+
+    /// For folios that trade places: the room of each is its partner's now.
+    pub(crate) fn of_exchange(table: &'t FolioTable) -> Self {
+        let mut tally = Self::new(table);
+        tally.room_is_left = false;
+        tally
     }
 
     /// Records that a folio has moved.
@@ -244,7 +257,9 @@ impl<'t> Tally<'t> {
 
     fn flush(&mut self) {
         if let Some((from, count)) = self.left.take() {
-            self.table.free_room(from, count);
+            if self.room_is_left {
+                self.table.free_room(from, count);
+            }
             self.table.moved.fetch_add(count as u64, Ordering::Relaxed);
         }
     }

@@ -290,7 +290,7 @@ impl<'p, P: Exchange> Copied<'p, P, Pairs> {
         // From here on those in the batch have arrived, even if putting back the others panics.
         batch.place = Place::Destination;
         for entry in batch.work.entries.iter_mut().filter(|entry| entry.marked) {
-            batch.platform.bring_in(&mut entry.held);
+            batch.platform.follow(&mut entry.held);
         }
         batch.put_back_leaving();
         batch.end_cut_off();

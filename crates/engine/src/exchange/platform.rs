@@ -44,5 +44,5 @@ pub trait Exchange: Platform {
     /// Makes a folio reachable in its partner's frame for which [`Platform::remap`] has failed, while
     /// it has not for the partner. There is no way back then, since threads may have stored to the
     /// partner. So there is no error either: this does what it takes.
-    fn bring_in(&mut self, held: &mut Self::Held);
+    fn follow(&mut self, held: &mut Self::Held);
 }
