@@ -15,6 +15,7 @@
 )]
 
 mod dax;
+mod exchange;
 mod forks;
 mod herd;
 mod kernel;
@@ -48,6 +49,7 @@ fn main() {
         dax::CASES,
         scattered::CASES,
         move_pages::CASES,
+        exchange::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();
