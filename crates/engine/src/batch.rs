@@ -49,6 +49,8 @@ pub struct Work<P: Platform, K: Kind<P> = Folios> {
     pub(crate) ended: Vec<(usize, Outcome)>,
     pub(crate) counts: Counts,
     pub(crate) times: Times,
+    /// What one folio of a pair met when memory ran out and its partner had arrived already.
+    pub(crate) ran_out: Option<Failure>,
     /// How many base pages the last batch cut off, and for how long.
     pub(crate) last_cut_off: Option<(u64, Duration)>,
 }
@@ -74,6 +76,7 @@ impl<P: Platform, K: Kind<P>> Work<P, K> {
             ended: Vec::with_capacity(folios),
             counts: Counts::default(),
             times: Times::default(),
+            ran_out: None,
             last_cut_off: None,
         }
     }

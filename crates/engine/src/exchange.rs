@@ -231,6 +231,9 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
                 }
             }
         }
+        if let Some(failure) = self.work.ran_out.take() {
+            self.stopped.get_or_insert(failure);
+        }
         for &(pair, _) in batch {
             if let PairOutcome::Stayed(failure, _) = self.outcomes[pair]
                 && worth_retrying(failure.why)

@@ -279,11 +279,16 @@ impl<'p, P: Exchange> Copied<'p, P, Pairs> {
         if !batch.work.entries.is_empty() {
             batch.platform.remap(&mut batch.work.entries);
         }
-        for (a, b) in partners(&mut batch.work.entries) {
-            if a.is_alive() != b.is_alive() {
-                for one in [a, b] {
-                    one.marked = one.failure.take().is_some();
-                }
+        let work = &mut *batch.work;
+        for (a, b) in partners(&mut work.entries) {
+            if a.is_alive() == b.is_alive() {
+                continue;
+            }
+            for one in [a, b] {
+                let failure = one.failure.take();
+                one.marked = failure.is_some();
+                let ran_out = failure.filter(|failure| failure.why == Why::NoMemory);
+                work.ran_out = work.ran_out.or(ran_out);
             }
         }
         batch.take_out_failed();
