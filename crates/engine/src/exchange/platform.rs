@@ -9,7 +9,8 @@ use crate::platform::{Entry, Platform};
 /// Of [`Platform`] the calls to lock, unmap, shootdown, remap, put back and release serve an exchange
 /// too. `reserve` and `provision` are not called: no frame is needed but those that the two have. In
 /// [`Platform::remap`] the destination of a folio is its partner's frame, and so it is in
-/// [`Platform::putback`], which must not touch it: the partner is put back there.
+/// [`Platform::putback`], which must not touch it: the partner is put back there. A gather may hold
+/// folios that have been put back since, because their partners could not be unmapped.
 pub trait Exchange: Platform {
     /// What a swapper is handed for one pair.
     type SwapJob;
