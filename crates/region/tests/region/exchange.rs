@@ -114,7 +114,7 @@ fn full(pages: usize, page_size: PageSize, tier: fn(&'static str) -> Tier) -> Re
 }
 
 /// A region of two tiers of which the second half is in `far`.
-fn halves(builder: Builder) -> Region {
+pub(crate) fn halves(builder: Builder) -> Region {
     let region = builder.pins(Pins::Declared).build().unwrap();
     let far = region.pages() / 2..region.pages();
     assert!(
