@@ -38,7 +38,7 @@ pub(crate) enum Way {
     /// They trade places with as many of the other tier.
     Exchange(SharedSwapper),
     /// The same by two migrations through free frames, beside which the swapper is shown by itself.
-    TwoWay(SharedSwapper),
+    ThereAndBack(SharedSwapper),
 }
 
 impl Way {
@@ -46,7 +46,7 @@ impl Way {
     pub(crate) fn sides(&self) -> usize {
         match self {
             Self::Migrate => 1,
-            Self::Exchange(_) | Self::TwoWay(_) => 2,
+            Self::Exchange(_) | Self::ThereAndBack(_) => 2,
         }
     }
 }

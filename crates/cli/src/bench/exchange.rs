@@ -49,7 +49,7 @@ pub(super) fn cells(
         let cell = |way: Way, copier: &SharedCopier, threads| Cell {
             variant: match way {
                 Way::Exchange(_) => "exchange",
-                Way::Migrate | Way::TwoWay(_) => "two-way",
+                Way::Migrate | Way::ThereAndBack(_) => "two-way",
             }
             .to_owned(),
             way,
@@ -65,7 +65,7 @@ pub(super) fn cells(
             group.cells.push(cell(way, copier, *threads));
         }
         for (copier, threads) in &copiers {
-            let way = Way::TwoWay(SharedSwapper::clone(&one));
+            let way = Way::ThereAndBack(SharedSwapper::clone(&one));
             group.cells.push(cell(way, copier, *threads));
         }
     }

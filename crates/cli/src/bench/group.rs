@@ -269,7 +269,7 @@ fn one_run(
         while time < run_time / 4 {
             let pass = match &cell.way {
                 Way::Migrate => raw.pass(&*cell.copier, cell.batch),
-                Way::Exchange(swapper) | Way::TwoWay(swapper) => {
+                Way::Exchange(swapper) | Way::ThereAndBack(swapper) => {
                     raw.swap_pass(&**swapper, cell.batch)
                 }
             };
