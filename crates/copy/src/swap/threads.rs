@@ -133,8 +133,8 @@ mod tests {
     fn a_pair_of_which_a_part_failed_is_untouched() {
         const BYTES: usize = 4 << 20;
         static PANICKED: AtomicUsize = AtomicUsize::new(0);
-        let mut a = (0..BYTES).map(|n| (n % 251) as u8).collect::<Vec<_>>();
-        let mut b = (0..BYTES).map(|n| (n % 241) as u8).collect::<Vec<_>>();
+        let mut a = (0..=250_u8).cycle().take(BYTES).collect::<Vec<_>>();
+        let mut b = (0..=240_u8).cycle().take(BYTES).collect::<Vec<_>>();
         let before = (a.clone(), b.clone());
         let threads = Threads::with_mover(
             ThreadsOptions {
@@ -151,7 +151,6 @@ mod tests {
         let pairs = [unsafe { SwapJob::new(a.as_mut_ptr(), b.as_mut_ptr(), BYTES) }];
         let mut answers = [SwapAnswer::Untouched];
         threads.swap(&pairs, &mut answers);
-        drop(pairs);
         assert!(PANICKED.load(Ordering::Relaxed) > 0);
         assert_eq!(answers, [SwapAnswer::Untouched]);
         assert!((a, b) == before, "what was swapped is swapped back");

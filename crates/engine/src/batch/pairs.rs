@@ -1,6 +1,8 @@
 //! The steps of an exchange that are its own: isolating both of a pair, swapping their contents, and
 //! making each reachable in the other's frame (\[fast-copy\]).
 
+use alloc::vec::Vec;
+
 use super::kind::partners;
 use super::{Batch, Copied, Entry, Flushed, Isolated, Pairs, Remapped, Work};
 use crate::exchange::{Exchange, SwapAnswer, Swapper};
@@ -63,12 +65,13 @@ impl<'p, P: Exchange> Isolated<'p, P, Pairs> {
     ) -> Self {
         let mut batch = Batch::of_pairs(platform, work, pairs.len());
         for &(pair, folios) in pairs {
-            if batch.try_lock(pair, folios, Side::A).is_ok()
-                && batch.try_lock(pair, folios, Side::B).is_err()
-            {
-                batch.release_last(1);
+            if batch.try_lock(pair, folios, Side::A).is_ok() {
+                if batch.try_lock(pair, folios, Side::B).is_ok() {
+                    batch.part_with_last_if_alike();
+                } else {
+                    batch.release_last(Side::A);
+                }
             }
-            batch.part_with_last_if_alike(pair);
         }
         batch.pair()
     }
@@ -92,16 +95,17 @@ impl<'p, P: Exchange> Isolated<'p, P, Pairs> {
                     batch.stays(first.index(pair), failure);
                     break;
                 }
-                Ok(held) => batch.hold(first.index(pair), first.of(folios), held),
+                Ok(held) => batch.hold(pair, folios, first, held),
             }
             let second = first.other();
             match batch.platform.try_lock(second.of(folios)) {
                 Ok(held) => {
-                    batch.hold(second.index(pair), second.of(folios), held);
+                    batch.hold(pair, folios, second, held);
+                    batch.part_with_last_if_alike();
                     break;
                 }
                 Err(failure) => {
-                    batch.release_last(1);
+                    batch.release_last(first);
                     if last_turn || failure.why != Why::Busy {
                         batch.stays(second.index(pair), failure);
                         break;
@@ -110,7 +114,6 @@ impl<'p, P: Exchange> Isolated<'p, P, Pairs> {
             }
             first = second;
         }
-        batch.part_with_last_if_alike(pair);
         batch.pair()
     }
 }
@@ -126,9 +129,18 @@ impl<'p, P: Exchange> Batch<'p, P, Pairs> {
         }
     }
 
-    fn hold(&mut self, index: usize, folio: Folio, held: P::Held) {
-        // In the batch at once, so that a platform that panics leaves no lock behind.
-        self.work.entries.push(Entry::new(index, folio, held));
+    /// The locked folios of one side. Until all are locked, those of the second are where nobody has
+    /// left yet: `Batch` has them there too, so that a platform that panics leaves no lock behind.
+    fn locked(&mut self, side: Side) -> &mut Vec<Entry<P::Held>> {
+        match side {
+            Side::A => &mut self.work.entries,
+            Side::B => &mut self.work.leaving,
+        }
+    }
+
+    fn hold(&mut self, pair: usize, folios: (Folio, Folio), side: Side, held: P::Held) {
+        let entry = Entry::new(side.index(pair), side.of(folios), held);
+        self.locked(side).push(entry);
     }
 
     fn stays(&mut self, index: usize, failure: Failure) {
@@ -136,52 +148,44 @@ impl<'p, P: Exchange> Batch<'p, P, Pairs> {
     }
 
     fn try_lock(&mut self, pair: usize, folios: (Folio, Folio), side: Side) -> Result<(), ()> {
-        let (index, folio) = (side.index(pair), side.of(folios));
-        match self.platform.try_lock(folio) {
+        match self.platform.try_lock(side.of(folios)) {
             Ok(held) => {
-                self.hold(index, folio, held);
+                self.hold(pair, folios, side, held);
                 Ok(())
             }
             Err(failure) => {
-                self.stays(index, failure);
+                self.stays(side.index(pair), failure);
                 Err(())
             }
         }
     }
 
-    /// Gives up the locks that were taken last; nothing has been done with their folios.
-    fn release_last(&mut self, folios: usize) {
-        let left = self.work.entries.len().saturating_sub(folios);
-        let entries = &mut self.work.entries;
-        let mut released = core::iter::from_fn(|| {
-            let entry = (entries.len() > left).then(|| entries.pop()).flatten()?;
-            Some((entry.folio(), entry.held))
-        });
-        self.platform.release(&mut released, Place::Source);
+    /// Gives up the lock that was taken last; nothing has been done with its folio.
+    fn release_last(&mut self, side: Side) {
+        if let Some(entry) = self.locked(side).pop() {
+            let mut released = core::iter::once((entry.folio(), entry.held));
+            self.platform.release(&mut released, Place::Source);
+        }
     }
 
     /// Lets a pair go that was just locked, if an exchange would change nothing.
-    fn part_with_last_if_alike(&mut self, pair: usize) {
-        let of_this_pair = |entry: &Entry<P::Held>| Side::of_index(entry.index).0 == pair;
-        if let [.., a, b] = &*self.work.entries
-            && of_this_pair(a)
-            && of_this_pair(b)
+    fn part_with_last_if_alike(&mut self) {
+        if let (Some(a), Some(b)) = (self.work.entries.last(), self.work.leaving.last())
             && self.platform.are_alike(&a.held, &b.held)
         {
             let (a, b) = (a.index, b.index);
             self.work.ended.push((a, Outcome::AlreadyThere));
             self.work.ended.push((b, Outcome::AlreadyThere));
-            self.release_last(2);
+            self.release_last(Side::A);
+            self.release_last(Side::B);
         }
     }
 
     fn pair(mut self) -> Isolated<'p, P, Pairs> {
         self.step = Step::Reserve;
         // The first folios of all pairs, then the second ones.
-        self.work.entries.sort_unstable_by_key(|entry| {
-            let (pair, side) = Side::of_index(entry.index);
-            (side as usize, pair)
-        });
+        let work = &mut *self.work;
+        work.entries.append(&mut work.leaving);
         if !self.work.entries.is_empty() {
             let middle = self.work.entries.len() / 2;
             let (a, b) = self.work.entries.split_at_mut(middle);
