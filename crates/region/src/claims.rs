@@ -161,6 +161,20 @@ mod tests {
     }
 
     #[test]
+    fn an_exchange_claims_pages_and_no_room() {
+        let (claims, table) = (Claims::default(), table());
+        let claim = claims.claim_in_place(pages(2..6), &table).unwrap();
+        assert_eq!(claims.claim_in_place(pages(0..3), &table).err(), Some(2));
+        let overlap = claims
+            .claim(pages(5..9), TierId(1), 16, &table)
+            .unwrap_err();
+        assert_eq!(overlap, Refused::Overlap { page: 5 });
+        drop(claim);
+        // All of the tier's room is there.
+        drop(claims.claim(pages(0..4), TierId(1), 4, &table).unwrap());
+    }
+
+    #[test]
     fn room_counts_those_on_their_way_once() {
         let (claims, table) = (Claims::default(), table());
         let claim = |range, to| claims.claim(pages(range), TierId(to), 6, &table);

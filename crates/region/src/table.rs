@@ -365,6 +365,21 @@ mod tests {
     }
 
     #[test]
+    fn who_trades_places_leaves_no_room() {
+        let (table, near, far) = (table(), TierId(0), TierId(1));
+        assert_eq!(table.take_room(far, 1, 1), Ok(()));
+        Tally::new(&table).moved(1, near, far);
+        let mut tally = Tally::of_exchange(&table);
+        tally.moved(0, near, far);
+        tally.moved(1, far, near);
+        drop(tally);
+        assert_eq!((table.tier(0), table.tier(1)), (far, near));
+        assert_eq!(table.take_room(far, 1, 1), Err(1));
+        assert_eq!(table.take_room(near, 2, 4), Err(3));
+        assert_eq!(table.moved(), 3);
+    }
+
+    #[test]
     fn pins_do_not_overflow_into_the_lock() {
         let table = table();
         for _ in 0..63 {
