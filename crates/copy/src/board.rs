@@ -1,4 +1,4 @@
-//! The protocol by which threads share one list of copies.
+//! The protocol by which threads share one list of copies or swaps.
 //!
 //! A list is cut into parts of equal length ([`parts`](crate::parts)). The caller who has the
 //! *turn* writes the list to the board and says how many parts are *untaken*. Everybody, the caller
@@ -23,10 +23,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use rustix::thread::futex;
-use transhume_engine::CopyAnswer;
 
-use crate::CopyJob;
-use crate::parts::Walk;
+use crate::parts::{Job, Walk};
 
 /// A list has no more parts than this; those of a longer list are longer.
 pub(crate) const MOST_PARTS: u32 = 4096;
@@ -40,10 +38,10 @@ const WAITED_FOR: u32 = 1 << 31;
 #[repr(align(128))]
 struct Apart<T>(T);
 
-/// Where the list is that is being copied.
-pub(crate) struct Board {
+/// Where the list is that is being worked off.
+pub(crate) struct Board<J> {
     turn: Mutex<()>,
-    jobs: AtomicPtr<CopyJob>,
+    jobs: AtomicPtr<J>,
     count: AtomicUsize,
     /// Bytes in all, and in a part.
     total: AtomicUsize,
@@ -57,7 +55,7 @@ pub(crate) struct Board {
     undone: Apart<AtomicU32>,
 }
 
-impl Board {
+impl<J: Job> Board<J> {
     pub(crate) fn new() -> Self {
         Self {
             turn: Mutex::new(()),
@@ -75,7 +73,7 @@ impl Board {
     }
 
     /// The right to put a list on the board, if nobody has it.
-    pub(crate) fn try_turn(&self) -> Option<Turn<'_>> {
+    pub(crate) fn try_turn(&self) -> Option<Turn<'_, J>> {
         let held = match self.turn.try_lock() {
             Ok(held) => held,
             // Whoever panicked with the turn had its list taken back by `Shared`.
@@ -89,7 +87,7 @@ impl Board {
     }
 
     /// Takes a part of the list that is there now, if one is left.
-    pub(crate) fn take(&self) -> Option<Part<'_>> {
+    pub(crate) fn take(&self) -> Option<Part<'_, J>> {
         // Acquire: what `share` wrote before it raised the number is seen with it. A number that
         // comes round again is no danger, since it means what it says: a part is untaken.
         let before = self
@@ -120,24 +118,26 @@ impl Board {
 }
 
 /// The right to put lists on the board, one after the other.
-pub(crate) struct Turn<'b> {
-    board: &'b Board,
+pub(crate) struct Turn<'b, J> {
+    board: &'b Board<J>,
     _held: MutexGuard<'b, ()>,
 }
 
-impl Turn<'_> {
+impl<J: Job> Turn<'_, J> {
     /// Puts a list of `total` bytes on the board, in parts of `piece` bytes or a little more, lets
     /// `work` run, takes the rest of the list back and waits for the parts that others are at. Then
-    /// says which jobs were copied and which failed.
+    /// says which jobs are done and which failed.
     ///
-    /// `work` wakes the others and takes parts itself. What nobody took by its end has failed.
+    /// `work` wakes the others and takes parts itself. What nobody took by its end has failed. The
+    /// parts that are done of jobs that failed go to `undo`.
     pub(crate) fn share(
         &mut self,
-        jobs: &[CopyJob],
-        answers: &mut [CopyAnswer],
+        jobs: &[J],
+        answers: &mut [J::Answer],
         total: usize,
         piece: usize,
         work: impl FnOnce(),
+        mut undo: impl FnMut(J),
     ) {
         let board = self.board;
         let piece = piece.max(total.div_ceil(MOST_PARTS as usize)).max(1);
@@ -165,7 +165,7 @@ impl Turn<'_> {
         answers
             .iter_mut()
             .take(jobs.len())
-            .for_each(|answer| *answer = CopyAnswer::Copied);
+            .for_each(|answer| *answer = J::DONE);
         if board.any_failed.load(Ordering::Relaxed) {
             let failed = |part: &u32| {
                 board
@@ -176,7 +176,15 @@ impl Turn<'_> {
             for part in (0..parts).filter(failed) {
                 for (index, _) in walk.parts(jobs, board.range(part)) {
                     if let Some(answer) = answers.get_mut(index) {
-                        *answer = CopyAnswer::Failed;
+                        *answer = J::FAILED;
+                    }
+                }
+            }
+            let mut walk = Walk::default();
+            for part in (0..parts).filter(|part| !failed(part)) {
+                for (index, done) in walk.parts(jobs, board.range(part)) {
+                    if answers.get(index) == Some(&J::FAILED) {
+                        undo(done);
                     }
                 }
             }
@@ -185,11 +193,11 @@ impl Turn<'_> {
 }
 
 /// A list is on the board. Dropped, also by a panic, it is taken back and nobody is at it any more.
-struct Shared<'b> {
-    board: &'b Board,
+struct Shared<'b, J: Job> {
+    board: &'b Board<J>,
 }
 
-impl Drop for Shared<'_> {
+impl<J: Job> Drop for Shared<'_, J> {
     fn drop(&mut self) {
         while self.board.take().is_some() {}
         let undone = &self.board.undone.0;
@@ -210,25 +218,25 @@ impl Drop for Shared<'_> {
 }
 
 /// A part of the list on the board, in hand. Dropped without [`copied`](Self::copied), it failed.
-pub(crate) struct Part<'b> {
-    board: &'b Board,
+pub(crate) struct Part<'b, J: Job> {
+    board: &'b Board<J>,
     number: u32,
     copied: bool,
 }
 
-impl Part<'_> {
+impl<J: Job> Part<'_, J> {
     /// Which list it is a part of.
     pub(crate) fn list(&self) -> u64 {
         self.board.number.load(Ordering::Relaxed)
     }
 
     /// The list it is a part of.
-    pub(crate) fn jobs(&self) -> &[CopyJob] {
+    pub(crate) fn jobs(&self) -> &[J] {
         let jobs = self.board.jobs.load(Ordering::Relaxed);
         let count = self.board.count.load(Ordering::Relaxed);
         // SAFETY: `Turn::share` wrote both from one slice, which it borrows until no part is in
         // hand; this part is. Taking it made both visible. Jobs are not `Sync` because two threads
-        // could copy the same bytes; what is copied here is this part only, and it is taken once.
+        // could move the same bytes; what is moved here is this part only, and it is taken once.
         unsafe { std::slice::from_raw_parts(jobs, count) }
     }
 
@@ -243,7 +251,7 @@ impl Part<'_> {
     }
 }
 
-impl Drop for Part<'_> {
+impl<J: Job> Drop for Part<'_, J> {
     fn drop(&mut self) {
         if !self.copied {
             if let Some((word, bit)) = self.board.failed_bit(self.number) {
@@ -262,9 +270,20 @@ impl Drop for Part<'_> {
 
 #[cfg(test)]
 mod tests {
+    use transhume_engine::CopyAnswer;
+
     use super::*;
+    use crate::CopyJob;
 
     fn jobs() -> Vec<CopyJob> {
+        jobs_of(4096)
+    }
+
+    fn large_jobs() -> Vec<CopyJob> {
+        jobs_of(2 << 13)
+    }
+
+    fn jobs_of(bytes: usize) -> Vec<CopyJob> {
         let job = |n: usize| {
             let at = (n + 1) << 16;
             let (from, to) = (
@@ -272,7 +291,7 @@ mod tests {
                 std::ptr::without_provenance_mut(at + (1 << 30)),
             );
             // SAFETY: these jobs are shared out and never copied.
-            unsafe { CopyJob::new(from, to, 4096) }
+            unsafe { CopyJob::new(from, to, bytes) }
         };
         (0..10).map(job).collect()
     }
@@ -284,21 +303,60 @@ mod tests {
         assert!(board.try_turn().is_none(), "one turn at a time");
         for bad in [vec![], vec![0], vec![1, 3], vec![4], vec![]] {
             let mut answers = [CopyAnswer::Unconfirmed; 10];
-            turn.share(&jobs(), &mut answers, 40_960, 8192, || {
-                let mut number = 0;
-                while let Some(part) = board.take() {
-                    assert_eq!(part.range(), number * 8192..(number + 1) * 8192);
-                    if !bad.contains(&number) {
-                        part.copied();
+            let mut undone = Vec::new();
+            turn.share(
+                &jobs(),
+                &mut answers,
+                40_960,
+                8192,
+                || {
+                    let mut number = 0;
+                    while let Some(part) = board.take() {
+                        assert_eq!(part.range(), number * 8192..(number + 1) * 8192);
+                        if !bad.contains(&number) {
+                            part.copied();
+                        }
+                        number += 1;
                     }
-                    number += 1;
-                }
-                assert_eq!(number, 5);
-            });
+                    assert_eq!(number, 5);
+                },
+                |done: CopyJob| undone.push(done),
+            );
             for (index, answer) in answers.into_iter().enumerate() {
                 assert_eq!(answer == CopyAnswer::Failed, bad.contains(&(index / 2)));
             }
+            assert!(undone.is_empty(), "no job has parts of both kinds");
         }
+    }
+
+    #[test]
+    fn what_is_done_of_a_failed_job_is_undone() {
+        let board = Board::new();
+        let mut turn = board.try_turn().unwrap();
+        let mut answers = [CopyAnswer::Unconfirmed; 10];
+        let mut undone = 0;
+        let work = || {
+            for number in 0..20 {
+                let part = board.take().unwrap();
+                if number != 7 {
+                    part.copied();
+                }
+            }
+        };
+        // Two parts a job, of which one fails.
+        turn.share(
+            &large_jobs(),
+            &mut answers,
+            20 << 13,
+            1 << 13,
+            work,
+            |done| {
+                undone += done.bytes();
+            },
+        );
+        let failed = |n: &usize| answers[*n] == CopyAnswer::Failed;
+        assert_eq!((0..10).filter(failed).collect::<Vec<_>>(), [3]);
+        assert_eq!(undone, 1 << 13);
     }
 
     #[test]
@@ -306,9 +364,16 @@ mod tests {
         let board = Board::new();
         let mut answers = [CopyAnswer::Unconfirmed; 10];
         let mut turn = board.try_turn().unwrap();
-        turn.share(&jobs(), &mut answers, 40_960, 4096, || {
-            board.take().unwrap().copied();
-        });
+        turn.share(
+            &jobs(),
+            &mut answers,
+            40_960,
+            4096,
+            || {
+                board.take().unwrap().copied();
+            },
+            |_| {},
+        );
         assert_eq!(answers[0], CopyAnswer::Copied);
         assert_eq!(answers[1..], [CopyAnswer::Failed; 9]);
         assert!(board.take().is_none());
@@ -321,15 +386,22 @@ mod tests {
         let mut answers = [CopyAnswer::Unconfirmed; 10];
         std::thread::scope(|scope| {
             let mut turn = board.try_turn().unwrap();
-            turn.share(&jobs(), &mut answers, 40_960, 40_960, || {
-                let part = board.take().unwrap();
-                let done = &done;
-                scope.spawn(move || {
-                    std::thread::sleep(std::time::Duration::from_millis(20));
-                    done.store(true, Ordering::Relaxed);
-                    part.copied();
-                });
-            });
+            turn.share(
+                &jobs(),
+                &mut answers,
+                40_960,
+                40_960,
+                || {
+                    let part = board.take().unwrap();
+                    let done = &done;
+                    scope.spawn(move || {
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                        done.store(true, Ordering::Relaxed);
+                        part.copied();
+                    });
+                },
+                |_| {},
+            );
             assert!(done.load(Ordering::Relaxed));
         });
         assert_eq!(answers, [CopyAnswer::Copied; 10]);
@@ -341,7 +413,14 @@ mod tests {
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut answers = [CopyAnswer::Unconfirmed; 10];
             let mut turn = board.try_turn().unwrap();
-            turn.share(&jobs(), &mut answers, 40_960, 4096, || panic!("on purpose"));
+            turn.share(
+                &jobs(),
+                &mut answers,
+                40_960,
+                4096,
+                || panic!("on purpose"),
+                |_| {},
+            );
         }));
         assert!(caught.is_err());
         assert!(board.take().is_none());

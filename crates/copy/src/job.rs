@@ -1,5 +1,9 @@
 //! One copy to make.
 
+use transhume_engine::CopyAnswer;
+
+use crate::parts::Job;
+
 /// A source, a destination and a length.
 ///
 /// Making one is the promise that lets every copier be safe to call. The promise ends with the job,
@@ -146,6 +150,24 @@ impl CopyJob {
     /// All of it as a [`part`](Self::part), on the same terms.
     pub(crate) const fn whole(&self) -> Self {
         self.part(0, usize::MAX)
+    }
+}
+
+impl Job for CopyJob {
+    type Answer = CopyAnswer;
+    const DONE: CopyAnswer = CopyAnswer::Copied;
+    const FAILED: CopyAnswer = CopyAnswer::Failed;
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn stores_to(&self) -> usize {
+        self.destination.addr()
+    }
+
+    fn part(&self, from: usize, bytes: usize) -> Self {
+        self.part(from, bytes)
     }
 }
 

@@ -8,6 +8,8 @@
 //! - [`Threads`]: a pool of pinned threads, which split one large folio or share many (\[fast-copy\]),
 //! - [`Dsa`]: the work queues of Intel's Data Streaming Accelerator, and [`DsaModel`] in its place for tests.
 //!
+//! What trades places has its bytes swapped in place instead, see [`swap`].
+//!
 //! [`registry`] names them for a command line, and says which this machine has.
 //!
 //! # Memory that others write
@@ -26,6 +28,7 @@ mod pool;
 mod raw;
 pub mod registry;
 mod streaming;
+pub mod swap;
 mod threads;
 
 pub use dsa::{Dsa, DsaModel};
@@ -37,9 +40,13 @@ pub use registry::{EngineInfo, SharedCopier, UnknownCopier, by_name, engines};
 pub use streaming::{Isa, Streaming, Unavailable};
 pub use threads::{Inner, Threads, ThreadsError, ThreadsOptions};
 
-/// How bytes are moved; what [`Threads`] is made of.
-pub(crate) trait Mover: Send + Sync {
-    /// Copies the bytes of jobs, or of parts of jobs, and makes them visible to every CPU. Keeps none
+/// How bytes are moved; what [`Threads`] and [`swap::Threads`] are made of.
+pub(crate) trait Mover<J = CopyJob>: Send + Sync {
+    /// Moves the bytes of jobs, or of parts of jobs, and makes them visible to every CPU. Keeps none
     /// of them.
-    fn move_all(&self, jobs: &mut dyn Iterator<Item = CopyJob>);
+    fn move_all(&self, jobs: &mut dyn Iterator<Item = J>);
+
+    /// Makes undone what it has done for a part of a job of which another part has failed. A copy
+    /// leaves its source as it was, so there is nothing to do for one.
+    fn undo(&self, _part: J) {}
 }

@@ -8,7 +8,25 @@
 
 use std::ops::Range;
 
-use crate::CopyJob;
+/// What can be cut into parts: a copy or a swap.
+pub(crate) trait Job: Send + Sized {
+    /// What is said of one.
+    type Answer: Copy + PartialEq;
+    /// All of its parts are done.
+    const DONE: Self::Answer;
+    /// One of its parts is not.
+    const FAILED: Self::Answer;
+
+    /// How many bytes it has.
+    fn bytes(&self) -> usize;
+
+    /// The address of its first byte that is stored to.
+    fn stores_to(&self) -> usize;
+
+    /// The part of it that begins `from` bytes in and has `bytes` bytes, or what is left there, on the
+    /// terms of [`CopyJob::part`](crate::CopyJob::part).
+    fn part(&self, from: usize, bytes: usize) -> Self;
+}
 
 /// Cuts are made where a destination's address is a multiple of this many bytes.
 const CUT: usize = 4 << 10;
@@ -25,7 +43,7 @@ impl Walk {
     /// The parts of `jobs` in `range`, which does not begin before the range asked for last.
     ///
     /// The bytes of the list can be counted in a `usize`.
-    pub(crate) fn parts<'l>(&mut self, jobs: &'l [CopyJob], range: Range<usize>) -> Parts<'l> {
+    pub(crate) fn parts<'l, J: Job>(&mut self, jobs: &'l [J], range: Range<usize>) -> Parts<'l, J> {
         while let Some(job) = jobs.get(self.index) {
             if self.begins + job.bytes() > range.start {
                 break;
@@ -43,14 +61,14 @@ impl Walk {
 
 /// The parts of jobs in one range, each with the index of its job. None is empty.
 #[derive(Debug)]
-pub(crate) struct Parts<'l> {
-    jobs: &'l [CopyJob],
+pub(crate) struct Parts<'l, J> {
+    jobs: &'l [J],
     walk: Walk,
     range: Range<usize>,
 }
 
-impl Iterator for Parts<'_> {
-    type Item = (usize, CopyJob);
+impl<J: Job> Iterator for Parts<'_, J> {
+    type Item = (usize, J);
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.walk.begins < self.range.end {
@@ -71,17 +89,18 @@ impl Iterator for Parts<'_> {
 }
 
 /// Moves a cut `at` bytes into a job to where it is made.
-fn cut(job: &CopyJob, at: usize) -> usize {
+fn cut(job: &impl Job, at: usize) -> usize {
     if at >= job.bytes() {
         return job.bytes();
     }
-    let over = job.destination().wrapping_add(at).addr() % CUT;
+    let over = job.stores_to().wrapping_add(at) % CUT;
     at.saturating_sub(over)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CopyJob;
     use proptest::prelude::*;
 
     fn job(source: usize, destination: usize, bytes: usize) -> CopyJob {

@@ -12,12 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use rustix::thread::{CpuSet, futex, sched_getcpu, sched_setaffinity};
-use transhume_engine::CopyAnswer;
 use transhume_sys::signals::HeldOff;
 
+use crate::Mover;
 use crate::board::{Board, LOOKS};
-use crate::parts::Walk;
-use crate::{CopyJob, Mover};
+use crate::parts::{Job, Walk};
 
 /// The shortest and the longest part, in bytes: below, taking parts costs more than it evens out;
 /// above, the caller waits too long for the last one.
@@ -29,9 +28,9 @@ const PAGE: usize = 4 << 10;
 /// No CPU.
 const NOWHERE: usize = usize::MAX;
 
-struct Common {
-    mover: Box<dyn Mover>,
-    board: Board,
+struct Common<J> {
+    mover: Box<dyn Mover<J>>,
+    board: Board<J>,
     /// Counts calls, and is what idle threads sleep on.
     begin: AtomicU32,
     stop: AtomicBool,
@@ -40,8 +39,8 @@ struct Common {
     spare: AtomicUsize,
 }
 
-impl Common {
-    /// Takes and copies parts until none is left. Panics at nothing that it does with a part in hand,
+impl<J: Job> Common<J> {
+    /// Takes and moves parts until none is left. Panics at nothing that it does with a part in hand,
     /// so a thread outlives what its mover does; a part that it panicked at has failed.
     fn work(&self) {
         let mut walk = Walk::default();
@@ -85,19 +84,19 @@ fn unharmed(f: impl FnOnce()) -> bool {
 }
 
 /// The threads.
-pub(crate) struct Pool {
-    common: Arc<Common>,
+pub(crate) struct Pool<J: Job> {
+    common: Arc<Common<J>>,
     threads: Vec<JoinHandle<()>>,
     min_bytes_per_thread: NonZeroUsize,
     process: u32,
 }
 
-impl Pool {
-    /// Starts `count` threads beside the threads that call [`copy`](Self::copy), one on each of
+impl<J: Job + 'static> Pool<J> {
+    /// Starts `count` threads beside the threads that call [`share_out`](Self::share_out), one on each of
     /// `cpus` as far as they go; the next is the spare one. The others' places are left to the
     /// scheduler.
     pub(crate) fn start(
-        mover: Box<dyn Mover>,
+        mover: Box<dyn Mover<J>>,
         count: usize,
         cpus: &[usize],
         min_bytes_per_thread: NonZeroUsize,
@@ -131,13 +130,13 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Makes the copies of a list with as many threads as it is worth, and answers for each.
-    pub(crate) fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+    /// Works a list off with as many threads as it is worth, and answers for each job.
+    pub(crate) fn share_out(&self, jobs: &[J], answers: &mut [J::Answer]) {
         let total = jobs
             .iter()
             .try_fold(0_usize, |sum, job| sum.checked_add(job.bytes()))
             .filter(|&total| total <= usize::MAX / 2);
-        // Where the bytes cannot be counted, jobs must overlap; they are copied one by one.
+        // Where the bytes cannot be counted, jobs must overlap; they are done one by one.
         let helpers = total.map_or(0, |total| {
             (total / self.min_bytes_per_thread)
                 .saturating_sub(1)
@@ -151,26 +150,25 @@ impl Pool {
             None
         };
         let (Some(mut turn), Some(total)) = (turn, total) else {
-            return self.copy_alone(jobs, answers);
+            return self.work_alone(jobs, answers);
         };
         let piece = (total / ((helpers + 1) * PARTS_PER_THREAD))
             .clamp(SHORTEST, LONGEST)
             .next_multiple_of(PAGE);
-        turn.share(jobs, answers, total, piece, || {
+        let work = || {
             self.common.caller.store(sched_getcpu(), Ordering::Relaxed);
             self.common.call(helpers);
             self.common.work();
+        };
+        turn.share(jobs, answers, total, piece, work, |done| {
+            unharmed(|| self.common.mover.undo(done));
         });
     }
 
-    fn copy_alone(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        let mut all = jobs.iter().map(CopyJob::whole);
-        let copied = unharmed(|| self.common.mover.move_all(&mut all));
-        let answer = if copied {
-            CopyAnswer::Copied
-        } else {
-            CopyAnswer::Failed
-        };
+    fn work_alone(&self, jobs: &[J], answers: &mut [J::Answer]) {
+        let mut all = jobs.iter().map(|job| job.part(0, usize::MAX));
+        let done = unharmed(|| self.common.mover.move_all(&mut all));
+        let answer = if done { J::DONE } else { J::FAILED };
         answers
             .iter_mut()
             .take(jobs.len())
@@ -183,7 +181,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl<J: Job> Drop for Pool<J> {
     fn drop(&mut self) {
         let threads = std::mem::take(&mut self.threads);
         if self.process != std::process::id() {
@@ -209,7 +207,7 @@ fn pin(cpu: usize) {
 }
 
 /// What a thread of the pool does.
-fn serve(common: &Common, mut cpu: usize) {
+fn serve<J: Job>(common: &Common<J>, mut cpu: usize) {
     pin(cpu);
     loop {
         // Before the board is looked at, so that a list which comes after is not slept through.

@@ -4,9 +4,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
-use transhume_engine::{Copier, CopyAnswer};
+use transhume_engine::{Copier, CopyAnswer, SwapAnswer, Swapper};
 
 use crate::CopyJob;
+use crate::swap::SwapJob;
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -72,21 +73,57 @@ impl RawArea {
     where
         C: Copier<CopyJob> + ?Sized,
     {
-        let units = self.area.bytes / self.unit;
-        let count = count.clamp(1, units / 2);
-        // Lists begin at multiples of their length, so that source and destination are two lists.
-        let lists = units / count;
-        let from = (self.at.div_ceil(count) + 1) % lists * count;
-        let to = (from / count + lists - 1) % lists * count;
-        self.at = from;
-        let place = |n: usize| self.area.start.wrapping_add(n * self.unit);
+        let (from, to, count) = self.next_lists(count);
         let job = |n: usize| {
             // SAFETY: the area has both units, they are different, nobody else uses the area, and
             // it outlives the call.
-            unsafe { CopyJob::new(place(from + n), place(to + n), self.unit) }
+            unsafe { CopyJob::new(self.place(from + n), self.place(to + n), self.unit) }
         };
         let jobs = (0..count).map(job).collect::<Vec<_>>();
         copy_once(copier, &jobs, &mut self.answers)
+    }
+
+    /// Swaps the next `count` units with as many others as one list, in place, with nothing around
+    /// it; says how long it took and how many bytes it was, those of both sides counted.
+    pub fn swap_pass<S>(&mut self, swapper: &S, count: usize) -> (Duration, usize)
+    where
+        S: Swapper<SwapJob> + ?Sized,
+    {
+        // One list of both, so that both sides are as cold: nothing has just touched either.
+        let (a, _, both) = self.next_lists(count.saturating_mul(2));
+        let count = both / 2;
+        let job = |n: usize| {
+            // SAFETY: as in `pass`; the two halves of a list are different units.
+            unsafe { SwapJob::new(self.place(a + n), self.place(a + count + n), self.unit) }
+        };
+        let pairs = (0..count).map(job).collect::<Vec<_>>();
+        let mut answers = vec![SwapAnswer::Untouched; count];
+        let began = Instant::now();
+        swapper.swap(&pairs, &mut answers);
+        let took = began.elapsed();
+        let swapped = answers
+            .iter()
+            .filter(|&&answer| answer == SwapAnswer::Swapped);
+        (took, swapped.count() * 2 * self.unit)
+    }
+
+    fn units(&self) -> usize {
+        self.area.bytes / self.unit
+    }
+
+    fn place(&self, unit: usize) -> *mut u8 {
+        self.area.start.wrapping_add(unit * self.unit)
+    }
+
+    /// The first units of the next list and of the one before it, and how long both are.
+    fn next_lists(&mut self, count: usize) -> (usize, usize, usize) {
+        let count = count.clamp(1, self.units() / 2);
+        // Lists begin at multiples of their length, so that source and destination are two lists.
+        let lists = self.units() / count;
+        let from = (self.at.div_ceil(count) + 1) % lists * count;
+        let to = (from / count + lists - 1) % lists * count;
+        self.at = from;
+        (from, to, count)
     }
 }
 
@@ -142,6 +179,7 @@ impl Drop for Area {
 mod tests {
     use super::*;
     use crate::Memcpy;
+    use crate::swap::Buffered;
 
     #[test]
     fn passes_walk_through_the_area() {
@@ -151,6 +189,8 @@ mod tests {
         }
         assert_eq!(area.pass(&Memcpy, 1).1, 4096);
         assert_eq!(area.pass(&Memcpy, 99).1, 2 * 4096);
+        assert_eq!(area.swap_pass(&Buffered, 1).1, 2 * 4096);
+        assert_eq!(area.swap_pass(&Buffered, 99).1, 2 * 4096);
         assert!(RawArea::allocate(usize::MAX, 2).is_err());
     }
 }

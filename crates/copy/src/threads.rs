@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use transhume_engine::{Copier, CopyAnswer};
 
+use crate::parts::Job;
 use crate::pool::Pool;
 use crate::{CopyJob, Memcpy, Mover, Streaming, Topology};
 
@@ -12,7 +13,7 @@ use crate::{CopyJob, Memcpy, Mover, Streaming, Topology};
 const MOST_THREADS: usize = 1024;
 /// What [`ThreadsOptions::new`] takes as the least for a thread, in bytes: in a virtual machine, where
 /// to wake a thread is dear, two threads lost against one at 512 KiB a list and gained from 1 MiB on.
-const MIN_BYTES_PER_THREAD: NonZeroUsize = NonZeroUsize::new(512 << 10).unwrap();
+pub(crate) const MIN_BYTES_PER_THREAD: NonZeroUsize = NonZeroUsize::new(512 << 10).unwrap();
 
 /// By what the threads copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,7 @@ pub enum ThreadsError {
 /// gives its part back, and Linux ends no thread without the others of its process: only a foreign
 /// `pthread_cancel` could, and it must not be aimed at these.
 pub struct Threads {
-    pool: Pool,
+    pool: Pool<CopyJob>,
     options: ThreadsOptions,
     name: String,
 }
@@ -137,21 +138,16 @@ impl Threads {
         options: ThreadsOptions,
         mover: Box<dyn Mover>,
     ) -> Result<Self, ThreadsError> {
-        let threads = options.threads;
-        if threads.get() > MOST_THREADS {
-            return Err(ThreadsError::TooMany(threads));
-        }
-        let workers = threads.get() - 1;
-        let caller = rustix::thread::sched_getcpu();
-        // One more, to be kept spare.
-        let cpus = Topology::here().workers(workers + 1, options.node, Some(caller));
-        let cpus = cpus.iter().map(|cpu| cpu.number).collect::<Vec<_>>();
-        let pool = Pool::start(mover, workers, &cpus, options.min_bytes_per_thread)
-            .map_err(|source| ThreadsError::Start { threads, source })?;
+        let pool = start_pool(
+            mover,
+            options.threads,
+            options.node,
+            options.min_bytes_per_thread,
+        )?;
         Ok(Self {
             pool,
             options,
-            name: format!("threads:{threads}:{}", options.inner.name()),
+            name: format!("threads:{}:{}", options.threads, options.inner.name()),
         })
     }
 
@@ -162,13 +158,32 @@ impl Threads {
     }
 }
 
+/// A pool in which `threads` threads work, the calling one among them.
+pub(crate) fn start_pool<J: Job + 'static>(
+    mover: Box<dyn Mover<J>>,
+    threads: NonZeroUsize,
+    node: Option<u32>,
+    min_bytes_per_thread: NonZeroUsize,
+) -> Result<Pool<J>, ThreadsError> {
+    if threads.get() > MOST_THREADS {
+        return Err(ThreadsError::TooMany(threads));
+    }
+    let workers = threads.get() - 1;
+    let caller = rustix::thread::sched_getcpu();
+    // One more, to be kept spare.
+    let cpus = Topology::here().workers(workers + 1, node, Some(caller));
+    let cpus = cpus.iter().map(|cpu| cpu.number).collect::<Vec<_>>();
+    Pool::start(mover, workers, &cpus, min_bytes_per_thread)
+        .map_err(|source| ThreadsError::Start { threads, source })
+}
+
 impl Copier<CopyJob> for Threads {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        self.pool.copy(jobs, answers);
+        self.pool.share_out(jobs, answers);
     }
 }
 

@@ -18,10 +18,20 @@
 //! [`Remapped`], whose folios have arrived: dropping it is finishing it. One that is forgotten
 //! (`mem::forget`) leaves its folios locked, and perhaps cut off.
 //! The value borrows the platform mutably, so nothing else can be locked through it meanwhile.
+//!
+//! An exchange walks through the same types with [`Pairs`] in place of [`Folios`]. Then whatever
+//! they prove they prove of both folios of each pair: a folio that leaves takes its partner with it.
+//! The destination of each is the other's frame, so nothing is reserved, and [`Copied`] says that
+//! their contents have changed places.
+
+mod kind;
+mod pairs;
 
 use alloc::vec::Vec;
 use core::time::Duration;
 
+pub use self::kind::{Folios, Kind, Pairs};
+pub use self::pairs::Side;
 use crate::copier::{Copier, CopyAnswer};
 use crate::failure::{Failure, Step, Why};
 use crate::folio::Folio;
@@ -31,20 +41,22 @@ use crate::report::{Counts, Outcome, Times};
 
 /// The memory that batches work in, kept from one batch to the next: while folios are locked
 /// nothing is allocated (\[batch-deadlock\]).
-pub struct Work<P: Platform> {
+pub struct Work<P: Platform, K: Kind<P> = Folios> {
     entries: Vec<Entry<P::Held>>,
     leaving: Vec<Entry<P::Held>>,
-    jobs: Vec<P::Job>,
-    answers: Vec<CopyAnswer>,
+    jobs: Vec<K::Job>,
+    answers: Vec<K::Answer>,
     cut_off_since: Option<(u64, Duration)>,
     pub(crate) ended: Vec<(usize, Outcome)>,
     pub(crate) counts: Counts,
     pub(crate) times: Times,
+    /// What one folio of a pair met when memory ran out and its partner had arrived already.
+    pub(crate) ran_out: Option<Failure>,
     /// How many base pages the last batch cut off, and for how long.
     pub(crate) last_cut_off: Option<(u64, Duration)>,
 }
 
-impl<P: Platform> core::fmt::Debug for Work<P> {
+impl<P: Platform, K: Kind<P>> core::fmt::Debug for Work<P, K> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Work")
             .field("counts", &self.counts)
@@ -52,7 +64,7 @@ impl<P: Platform> core::fmt::Debug for Work<P> {
     }
 }
 
-impl<P: Platform> Work<P> {
+impl<P: Platform, K: Kind<P>> Work<P, K> {
     /// Room for batches of up to `folios` folios; larger ones make it grow before they lock anything.
     #[must_use]
     pub fn with_capacity(folios: usize) -> Self {
@@ -65,6 +77,7 @@ impl<P: Platform> Work<P> {
             ended: Vec::with_capacity(folios),
             counts: Counts::default(),
             times: Times::default(),
+            ran_out: None,
             last_cut_off: None,
         }
     }
@@ -91,14 +104,14 @@ impl<P: Platform> Work<P> {
 }
 
 /// What all five types share: the folios still in the batch, and the duty to put them back.
-struct Batch<'p, P: Platform> {
+struct Batch<'p, P: Platform, K: Kind<P> = Folios> {
     platform: &'p mut P,
-    work: &'p mut Work<P>,
+    work: &'p mut Work<P, K>,
     step: Step,
     place: Place,
 }
 
-impl<P: Platform> Batch<'_, P> {
+impl<P: Platform, K: Kind<P>> Batch<'_, P, K> {
     /// Lets those leave for which this step failed: put back, released, recorded.
     fn part_with_failed(&mut self) {
         self.take_out_failed();
@@ -107,6 +120,7 @@ impl<P: Platform> Batch<'_, P> {
 
     fn take_out_failed(&mut self) {
         let work = &mut *self.work;
+        K::leave_together(&mut work.entries, self.step);
         work.leaving
             .extend(work.entries.extract_if(.., |entry| !entry.is_alive()));
     }
@@ -117,6 +131,7 @@ impl<P: Platform> Batch<'_, P> {
             return;
         }
         if self.step > Step::Lock {
+            K::undo(self.platform, &mut work.leaving);
             self.platform.putback(&mut work.leaving);
             work.counts.putbacks += work.leaving.len() as u64;
         }
@@ -148,6 +163,26 @@ impl<P: Platform> Batch<'_, P> {
         self.platform.release(&mut released, Place::Destination);
     }
 
+    /// What is cut off for the folios that are alive.
+    fn base_pages_cut_off(&self) -> u64 {
+        let mut before = None;
+        let alive = self.work.entries.iter().filter(|entry| entry.is_alive());
+        alive
+            .map(|entry| {
+                let folio = entry.folio();
+                K::cut_off_with(self.platform, before.replace(folio), folio)
+            })
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Before anything is cut off, so that no access waits while the owner is asked.
+    fn detach(&mut self, wait: &Wait) {
+        if let Some(owner) = self.platform.owner() {
+            owner::detach(owner, &mut self.work.entries, wait);
+            self.part_with_failed();
+        }
+    }
+
     fn end_cut_off(&mut self) {
         if let Some((base_pages, since)) = self.work.cut_off_since.take() {
             let cut_off = self.platform.now().saturating_sub(since);
@@ -159,11 +194,13 @@ impl<P: Platform> Batch<'_, P> {
     }
 }
 
-impl<P: Platform> Drop for Batch<'_, P> {
+impl<P: Platform, K: Kind<P>> Drop for Batch<'_, P, K> {
     fn drop(&mut self) {
         let work = &mut *self.work;
         work.jobs.clear();
         if self.place == Place::Source {
+            K::undo(self.platform, &mut work.leaving);
+            K::undo(self.platform, &mut work.entries);
             // Those that were leaving when the platform panicked are still there.
             work.leaving.append(&mut work.entries);
         }
@@ -175,45 +212,45 @@ impl<P: Platform> Drop for Batch<'_, P> {
 
 /// Locked folios with a frame reserved at the destination, still mapped at the source.
 #[must_use = "dropping a batch puts every folio back"]
-pub struct Isolated<'p, P: Platform> {
-    batch: Batch<'p, P>,
+pub struct Isolated<'p, P: Platform, K: Kind<P> = Folios> {
+    batch: Batch<'p, P, K>,
     wait: Wait,
 }
 
 /// Folios that were asked to be cut off; stale translations may still exist.
 #[must_use = "dropping a batch puts every folio back"]
-pub struct Unmapped<'p, P: Platform> {
-    batch: Batch<'p, P>,
+pub struct Unmapped<'p, P: Platform, K: Kind<P> = Folios> {
+    batch: Batch<'p, P, K>,
     gather: P::Gather,
 }
 
 /// Folios that no CPU can reach any more.
 #[must_use = "dropping a batch puts every folio back"]
-pub struct Flushed<'p, P: Platform> {
-    batch: Batch<'p, P>,
+pub struct Flushed<'p, P: Platform, K: Kind<P> = Folios> {
+    batch: Batch<'p, P, K>,
 }
 
 /// Folios whose copies the copier has answered for.
 #[must_use = "dropping a batch puts every folio back"]
-pub struct Copied<'p, P: Platform> {
-    batch: Batch<'p, P>,
+pub struct Copied<'p, P: Platform, K: Kind<P> = Folios> {
+    batch: Batch<'p, P, K>,
 }
 
 /// Folios that are reachable at their destination.
 #[must_use = "the locks are held until the batch is finished or dropped"]
-pub struct Remapped<'p, P: Platform> {
-    batch: Batch<'p, P>,
+pub struct Remapped<'p, P: Platform, K: Kind<P> = Folios> {
+    batch: Batch<'p, P, K>,
 }
 
 macro_rules! batch_common {
     ($($name:ident),*) => {$(
-        impl<P: Platform> core::fmt::Debug for $name<'_, P> {
+        impl<P: Platform, K: Kind<P>> core::fmt::Debug for $name<'_, P, K> {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 f.debug_tuple(stringify!($name)).field(&self.len()).finish()
             }
         }
 
-        impl<P: Platform> $name<'_, P> {
+        impl<P: Platform, K: Kind<P>> $name<'_, P, K> {
             /// How many folios are in the batch.
             #[must_use]
             pub fn len(&self) -> usize {
@@ -273,9 +310,11 @@ impl<'p, P: Platform> Isolated<'p, P> {
         batch.admit(index, folio, locked, to);
         batch.reserve(to, Wait::May(alone))
     }
+}
 
+impl<'p, P: Platform, K: Kind<P>> Isolated<'p, P, K> {
     /// Asks the owner, if there is one, and cuts the folios off, into one gather.
-    pub fn unmap(self) -> Unmapped<'p, P> {
+    pub fn unmap(self) -> Unmapped<'p, P, K> {
         let Self { mut batch, wait } = self;
         batch.step = Step::Unmap;
         batch.detach(&wait);
@@ -328,26 +367,6 @@ impl<'p, P: Platform> Batch<'p, P> {
         }
     }
 
-    /// Before anything is cut off, so that no access waits while the owner is asked.
-    fn detach(&mut self, wait: &Wait) {
-        if let Some(owner) = self.platform.owner() {
-            owner::detach(owner, &mut self.work.entries, wait);
-            self.part_with_failed();
-        }
-    }
-
-    /// What is cut off for the folios that are alive.
-    fn base_pages_cut_off(&self) -> u64 {
-        let mut before = None;
-        let alive = self.work.entries.iter().filter(|entry| entry.is_alive());
-        alive
-            .map(|entry| {
-                let folio = entry.folio();
-                self.platform.cut_off_with(before.replace(folio), folio)
-            })
-            .fold(0, u64::saturating_add)
-    }
-
     fn reserve(mut self, to: P::Tier, wait: Wait) -> Isolated<'p, P> {
         self.step = Step::Reserve;
         if !self.work.entries.is_empty() {
@@ -358,9 +377,9 @@ impl<'p, P: Platform> Batch<'p, P> {
     }
 }
 
-impl<'p, P: Platform> Unmapped<'p, P> {
+impl<'p, P: Platform, K: Kind<P>> Unmapped<'p, P, K> {
     /// One shootdown for the whole gather (\[batch-flush\]).
-    pub fn shootdown(self) -> Flushed<'p, P> {
+    pub fn shootdown(self) -> Flushed<'p, P, K> {
         let Self { mut batch, gather } = self;
         batch.step = Step::Shootdown;
         if !batch.work.entries.is_empty() {
@@ -447,7 +466,7 @@ impl<'p, P: Platform> Copied<'p, P> {
     }
 }
 
-impl<P: Platform> Remapped<'_, P> {
+impl<P: Platform, K: Kind<P>> Remapped<'_, P, K> {
     /// Records the folios as moved and gives up their locks; returns how many moved.
     pub fn finish(self) -> usize {
         let mut batch = self.batch;

@@ -43,7 +43,7 @@ pub enum Why {
     CopyFailed,
     /// The request ended before the folio's turn; `stopped` in the report says why.
     NotTried,
-    /// The batch was put down before its end.
+    /// The batch was put down before its end, or the folio's partner in an exchange stayed.
     Abandoned,
     /// The system refused for another reason; the errno tells.
     System,

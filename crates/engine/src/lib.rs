@@ -23,12 +23,24 @@
 //! | remap | [`Copied::remap`] | [`Platform::copy_on_cpu`] for what the copier did not confirm, [`Platform::remap`] once a batch |
 //! | report | [`Remapped::finish`] | the owner is told; [`Platform::release`] |
 //!
+//! # Exchange (\[fast-copy\])
+//!
+//! Two folios can trade places without a free frame: [`exchange`] drives batches of [`Pairs`] through
+//! the same types. What is different is this:
+//!
+//! | step | engine | platform |
+//! |---|---|---|
+//! | isolate | [`Isolated::pairs`], [`Isolated::pair_alone`] | [`Exchange::pair`] in place of [`Platform::reserve`] |
+//! | copy | [`Flushed::swap`] | [`Exchange::swap_job`], and the [`Swapper`] once a batch |
+//! | remap | [`Copied::remap`] | [`Exchange::swap_on_cpu`] for what the swapper left, [`Exchange::swap_back`] and [`Exchange::follow`] where remap fails |
+//!
 //! # The lock rule (\[batch-deadlock\])
 //!
 //! While more than one folio lock is held, every further lock is try-lock. The types say so: a
 //! batch of many is made by [`Isolated::gather`], which can only call [`Platform::try_lock`]. The
 //! call that may block, [`Platform::lock`], wants an [`Alone`], and only [`Isolated::alone`], which
-//! makes a batch of exactly one folio, can make one. Both hold the platform by `&mut`, so a thread
+//! makes a batch of exactly one folio, can make one, or [`Isolated::pair_alone`] for the first folio
+//! of a pair; the second it can only try, and what follows may not wait. All hold the platform by `&mut`, so a thread
 //! cannot open the second batch while it has the first.
 //!
 //! What an application has on its pages, latches or buffers, obeys the same rule: a [`FolioOwner`] is
@@ -118,9 +130,36 @@
 //! # }
 //! ```
 //!
+//! A batch of pairs is swapped and not copied, so none of its folios can lose its bytes to the other;
+//! and a batch of folios, which have no partners, is not swapped.
+//!
+//! ```compile_fail,E0599
+//! # use transhume_engine::{Copier, Exchange, Flushed, Pairs};
+//! # fn walk<P: Exchange, C: Copier<P::Job>>(flushed: Flushed<'_, P, Pairs>, copier: &C) {
+//! let _ = flushed.copy(copier);
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! # use transhume_engine::{Exchange, Flushed, Swapper};
+//! # fn walk<P: Exchange, S: Swapper<P::SwapJob>>(flushed: Flushed<'_, P>, swapper: &S) {
+//! let _ = flushed.swap(swapper);
+//! # }
+//! ```
+//!
+//! ```
+//! # use transhume_engine::{Exchange, Folio, Isolated, Pairs, Swapper, Work};
+//! # fn walk<P: Exchange, S: Swapper<P::SwapJob>>(
+//! #     platform: &mut P, work: &mut Work<P, Pairs>, pairs: &[(usize, (Folio, Folio))], swapper: &S,
+//! # ) -> usize {
+//! let isolated = Isolated::pairs(platform, work, pairs);
+//! isolated.unmap().shootdown().swap(swapper).remap().finish()
+//! # }
+//! ```
+//!
 //! # Failure
 //!
-//! Failure is per folio. A folio whose step failed leaves the batch at once and is put back; the
+//! Failure is per folio, in an exchange per pair. A folio whose step failed leaves the batch at once and is put back; the
 //! rest go on. Whatever happens, every folio of a request ends mapped exactly once and has exactly
 //! one [`Outcome`].
 #![no_std]
@@ -130,6 +169,7 @@ extern crate alloc;
 
 mod batch;
 mod copier;
+mod exchange;
 mod failure;
 mod folio;
 mod limit;
@@ -138,8 +178,12 @@ mod owner;
 mod platform;
 mod report;
 
-pub use batch::{Copied, Flushed, Isolated, Remapped, Unmapped, Work};
+pub use batch::{Copied, Flushed, Folios, Isolated, Kind, Pairs, Remapped, Side, Unmapped, Work};
 pub use copier::{Copier, CopyAnswer};
+pub use exchange::{
+    Exchange, ExchangeCounts, ExchangeReport, ExchangeRequest, Nonsense, PairOutcome, PairReport,
+    SwapAnswer, Swapper, exchange,
+};
 pub use failure::{Errno, Failure, Step, Why};
 pub use folio::{Folio, FolioError, Order};
 pub use limit::{Limit, StallGovernor};

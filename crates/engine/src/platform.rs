@@ -159,6 +159,8 @@ pub struct Entry<H> {
     pub(crate) copied: bool,
     /// Whether the owner has let go of it and is to be told when it is back.
     pub(crate) detached: bool,
+    /// In an exchange: its pair's job is in the list, or it is to follow its partner.
+    pub(crate) marked: bool,
     pub(crate) failure: Option<Failure>,
     folio: Folio,
     /// What the platform keeps.
@@ -171,6 +173,7 @@ impl<H> Entry<H> {
             index,
             copied: false,
             detached: false,
+            marked: false,
             failure: None,
             folio,
             held,

@@ -5,8 +5,9 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use transhume_engine::{
-    Alone, Copier, CopyAnswer, Entry, Failure, Folio, FolioOwner, Isolated, Mode, Place, Platform,
-    Refused, Request, Step, Wait, Why, Work, migrate,
+    Alone, Copier, CopyAnswer, Entry, Exchange, ExchangeRequest, Failure, Folio, FolioOwner,
+    Isolated, Mode, Place, Platform, Refused, Request, Step, SwapAnswer, Swapper, Wait, Why, Work,
+    exchange, migrate,
 };
 
 thread_local! {
@@ -142,6 +143,39 @@ impl Platform for Quiet {
     }
 }
 
+impl Exchange for Quiet {
+    type SwapJob = Folio;
+
+    fn are_alike(&self, (): &(), (): &()) -> bool {
+        self.calls.is_multiple_of(7)
+    }
+
+    fn pair(&mut self, a: &mut [Entry<()>], b: &mut [Entry<()>]) {
+        self.fail_some(a, Step::Reserve);
+        self.fail_some(b, Step::Reserve);
+    }
+
+    fn swap_job(&mut self, (): &mut (), (): &mut ()) -> Folio {
+        Folio::base(self.calls % 1000).unwrap_or(FIRST)
+    }
+
+    fn swap_on_cpu(&mut self, (): &mut (), (): &mut ()) -> Result<(), Failure> {
+        if self.fails() {
+            return Err(Failure::new(Step::Copy, Why::CopyFailed));
+        }
+        Ok(())
+    }
+
+    fn swap_back(&mut self, (): &mut (), (): &mut ()) {}
+
+    fn follow(&mut self, (): &mut ()) {}
+}
+
+const FIRST: Folio = match Folio::base(0) {
+    Some(folio) => folio,
+    None => panic!("0 is a page"),
+};
+
 struct NotEveryFifth;
 
 impl FolioOwner for NotEveryFifth {
@@ -156,6 +190,18 @@ impl FolioOwner for NotEveryFifth {
 }
 
 struct EverySecond;
+
+impl Swapper<Folio> for EverySecond {
+    fn name(&self) -> &str {
+        "every second"
+    }
+
+    fn swap(&self, _pairs: &[Folio], answers: &mut [SwapAnswer]) {
+        for answer in answers.iter_mut().step_by(2) {
+            *answer = SwapAnswer::Swapped;
+        }
+    }
+}
 
 impl Copier<Folio> for EverySecond {
     fn name(&self) -> &str {
@@ -207,4 +253,23 @@ fn nor_while_one_is_locked_alone() {
     }
     assert_eq!(LOCKED.get(), 0);
     assert_eq!(WHILE_LOCKED.get(), 0);
+}
+
+#[test]
+fn nor_while_pairs_are_locked() {
+    for mode in [Mode::Async, Mode::Sync] {
+        let folios = |pages: std::ops::Range<u64>| pages.filter_map(Folio::base);
+        let pairs = folios(0..2000).zip(folios(2000..4000)).collect();
+        let request = ExchangeRequest {
+            mode,
+            ..ExchangeRequest::new(pairs)
+        };
+        let before = ALLOCATED.get();
+        let report = exchange(&mut Quiet { calls: 0 }, &EverySecond, request);
+        assert!(ALLOCATED.get() > before);
+        assert!(report.exchanged() > 0 && report.stayed().count() > 0);
+        assert!(report.counts.swapped_by_swapper > 0 && report.counts.swapped_by_cpu > 0);
+        assert_eq!(LOCKED.get(), 0);
+        assert_eq!(WHILE_LOCKED.get(), 0);
+    }
 }

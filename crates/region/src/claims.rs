@@ -32,7 +32,8 @@ pub(crate) enum Refused {
 pub(crate) struct Claim<'c> {
     claims: &'c Claims,
     table: &'c FolioTable,
-    to: TierId,
+    /// Where they go, and have room taken; nowhere if they trade places.
+    to: Option<TierId>,
     number: u64,
 }
 
@@ -45,25 +46,49 @@ impl Claims {
         capacity: usize,
         table: &'c FolioTable,
     ) -> Result<Claim<'c>, Refused> {
-        let mut open = self.lock();
-        let taken = open
-            .iter()
-            .find_map(|other| first_common(&other.pages, &pages));
-        if let Some(page) = taken {
-            return Err(Refused::Overlap { page });
-        }
+        let mut open = self
+            .free_of(&pages)
+            .map_err(|page| Refused::Overlap { page })?;
         let asked = elsewhere(&pages, to, table);
         table
             .take_room(to, asked, capacity)
             .map_err(|used| Refused::Full { used, asked })?;
-        let number = open.last().map_or(0, |last| last.number + 1);
-        open.push(Open { pages, number });
+        let number = add(&mut open, pages);
         Ok(Claim {
             claims: self,
             table,
-            to,
+            to: Some(to),
             number,
         })
+    }
+
+    /// Claims `pages` for an exchange, which takes no room; if another request has one of them, says
+    /// which.
+    pub(crate) fn claim_in_place<'c>(
+        &'c self,
+        pages: RunSet,
+        table: &'c FolioTable,
+    ) -> Result<Claim<'c>, usize> {
+        let mut open = self.free_of(&pages)?;
+        let number = add(&mut open, pages);
+        Ok(Claim {
+            claims: self,
+            table,
+            to: None,
+            number,
+        })
+    }
+
+    /// The list of requests, if none of them has one of these pages; else the first that one has.
+    fn free_of(&self, pages: &RunSet) -> Result<MutexGuard<'_, Vec<Open>>, usize> {
+        let open = self.lock();
+        let taken = open
+            .iter()
+            .find_map(|other| first_common(&other.pages, pages));
+        match taken {
+            Some(page) => Err(page),
+            None => Ok(open),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
@@ -76,10 +101,20 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut open = self.claims.lock();
         if let Some(at) = open.iter().position(|open| open.number == self.number) {
-            let stayed = elsewhere(&open.remove(at).pages, self.to, self.table);
-            self.table.free_room(self.to, stayed);
+            let Open { pages, .. } = open.remove(at);
+            if let Some(to) = self.to {
+                let stayed = elsewhere(&pages, to, self.table);
+                self.table.free_room(to, stayed);
+            }
         }
     }
+}
+
+/// Adds a request to the list, and numbers it.
+fn add(open: &mut Vec<Open>, pages: RunSet) -> u64 {
+    let number = open.last().map_or(0, |last| last.number + 1);
+    open.push(Open { pages, number });
+    number
 }
 
 /// How many of these pages are in another tier. Nobody moves them but whoever has claimed them.
@@ -123,6 +158,20 @@ mod tests {
         let third = claim(0..4, 0).unwrap();
         drop((second, third));
         drop(claim(0..8, 0).unwrap());
+    }
+
+    #[test]
+    fn an_exchange_claims_pages_and_no_room() {
+        let (claims, table) = (Claims::default(), table());
+        let claim = claims.claim_in_place(pages(2..6), &table).unwrap();
+        assert_eq!(claims.claim_in_place(pages(0..3), &table).err(), Some(2));
+        let overlap = claims
+            .claim(pages(5..9), TierId(1), 16, &table)
+            .unwrap_err();
+        assert_eq!(overlap, Refused::Overlap { page: 5 });
+        drop(claim);
+        // All of the tier's room is there.
+        drop(claims.claim(pages(0..4), TierId(1), 4, &table).unwrap());
     }
 
     #[test]

@@ -190,6 +190,23 @@ pub enum RegionError {
         /// How many would be added.
         asked: usize,
     },
+    /// The two lists of an exchange are not of one length.
+    #[error("an exchange needs two lists of one length, and these have {a} and {b} pages")]
+    UnequalLists {
+        /// Pages of the first.
+        a: usize,
+        /// Pages of the second.
+        b: usize,
+    },
+    /// An exchange stores to frames that a pipe could still hold.
+    #[error(
+        "an exchange stores to the frames that the pages have, and a pipe may hold one of them; \
+         cure: Builder::pins(Pins::Declared), which promises that Region::pin holds such pages"
+    )]
+    ExchangeUndeclared,
+    /// The kernel moves the pages of this region, and has no exchange.
+    #[error("{0} cannot exchange pages; it moves them one way, through free memory")]
+    NoExchange(Mechanism),
     /// The kernel's limit of mappings would come too close.
     #[error(
         "moving these pages could need {needed} mappings, and the kernel allows this region {allowed}; \

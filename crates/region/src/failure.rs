@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use std::ops::Range;
+use transhume_copy::swap::{Buffered, SwapJob};
 use transhume_copy::{CopyJob, Memcpy};
-use transhume_engine::{Copier, CopyAnswer, Failure, Step, Why};
+use transhume_engine::{Copier, CopyAnswer, Failure, Step, SwapAnswer, Swapper, Why};
 
 use transhume_sys::uffd::Uffd;
 
@@ -33,6 +34,16 @@ pub(crate) fn copy_here(job: CopyJob) -> Result<(), Failure> {
     Memcpy.copy(&[job], &mut answer);
     match answer {
         [CopyAnswer::Copied] => Ok(()),
+        _ => Err(Failure::new(Step::Copy, Why::CopyFailed)),
+    }
+}
+
+/// Makes one swap on this CPU.
+pub(crate) fn swap_here(job: SwapJob) -> Result<(), Failure> {
+    let mut answer = [SwapAnswer::Untouched];
+    Buffered.swap(&[job], &mut answer);
+    match answer {
+        [SwapAnswer::Swapped] => Ok(()),
         _ => Err(Failure::new(Step::Copy, Why::CopyFailed)),
     }
 }

@@ -77,11 +77,14 @@ mod walk;
 pub use builder::Builder;
 pub use error::{BuildError, RegionError};
 pub use mechanism::{Mechanism, Notice};
-pub use options::{AnyCopier, KernelAccess, Neighbours, Options, Pages, Pins};
+pub use options::{AnyCopier, AnySwapper, KernelAccess, Neighbours, Options, Pages, Pins};
 pub use pin::Pin;
 pub use region::{Region, TierUsage, Usage};
 pub use tier::{PageSize, Place, Tier, TierId};
-pub use transhume_engine::{Failure, Folio, Mode, Outcome, Reason, Report, Step, Why};
+pub use transhume_engine::{
+    ExchangeReport, Failure, Folio, Mode, Nonsense, Outcome, PairOutcome, PairReport, Reason,
+    Report, Side, Step, Why,
+};
 
 use transhume_engine::Order;
 

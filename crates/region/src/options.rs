@@ -7,13 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transhume_copy::CopyJob;
-use transhume_engine::{Copier, Mode, Reason};
+use transhume_copy::swap::SwapJob;
+use transhume_engine::{Copier, Mode, Reason, Swapper};
 
 use crate::error::RegionError;
 use crate::runs::RunSet;
 
 /// A copier that a region can use.
 pub type AnyCopier = Arc<dyn Copier<CopyJob> + Send + Sync>;
+
+/// A swapper that an exchange can use.
+pub type AnySwapper = Arc<dyn Swapper<SwapJob> + Send + Sync>;
 
 /// What the application says about references that the kernel may hold to the frames of its pages:
 /// direct I/O in flight, registered io_uring buffers, `vmsplice`, zero-copy sends.
@@ -103,6 +107,23 @@ impl Pages {
     }
 }
 
+impl Pages {
+    /// The pages in the order in which they were given, each as often as it was.
+    pub(crate) fn in_order(self, pages: usize) -> Result<Vec<usize>, RegionError> {
+        if let Kind::List(list) = &self.0
+            && !list.is_empty()
+        {
+            let last = pages - 1;
+            let outside = list.iter().copied().find(|&page| page > last);
+            return match outside {
+                Some(page) => Err(RegionError::OutsideRegion { page, last }),
+                None => Ok(list.clone()),
+            };
+        }
+        Ok(self.resolve(pages)?.iter().flatten().collect())
+    }
+}
+
 macro_rules! from_range {
     ($($range:ty),*) => {$(
         impl From<$range> for Pages {
@@ -168,6 +189,9 @@ pub struct Options {
     pub copier: Option<AnyCopier>,
     /// What becomes of pages that lie between those of the request.
     pub neighbours: Neighbours,
+    /// What swaps the contents of an [exchange](crate::Region::exchange). `None` is the widest
+    /// registers of this machine.
+    pub swapper: Option<AnySwapper>,
 }
 
 impl Options {
@@ -212,6 +236,13 @@ impl Options {
         self
     }
 
+    /// Sets the swapper.
+    #[must_use]
+    pub fn swapper(mut self, swapper: AnySwapper) -> Self {
+        self.swapper = Some(swapper);
+        self
+    }
+
     /// Sets the copier.
     #[must_use]
     pub fn copier(mut self, copier: AnyCopier) -> Self {
@@ -231,6 +262,13 @@ impl fmt::Debug for Options {
             .field(
                 "copier",
                 &self.copier.as_ref().map(|copier| copier.name().to_owned()),
+            )
+            .field(
+                "swapper",
+                &self
+                    .swapper
+                    .as_ref()
+                    .map(|swapper| swapper.name().to_owned()),
             )
             .finish()
     }
@@ -257,6 +295,23 @@ mod tests {
         assert_eq!(resolve(..).unwrap().len(), 10);
         assert_eq!(resolve(3).unwrap(), [3]);
         assert_eq!(resolve(vec![5, 3, 5]).unwrap(), [3, 5]);
+    }
+
+    #[test]
+    fn lists_keep_their_order() {
+        let in_order = |pages: Pages| pages.in_order(10).map_err(|refused| refused.to_string());
+        assert_eq!(in_order(vec![5, 3, 5].into()).unwrap(), [5, 3, 5]);
+        assert_eq!(in_order((7..).into()).unwrap(), [7, 8, 9]);
+        assert!(
+            in_order(vec![5, 10].into())
+                .unwrap_err()
+                .contains("page 10")
+        );
+        assert!(
+            in_order(Vec::new().into())
+                .unwrap_err()
+                .contains("names no page")
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The region: what an application holds.
 
+mod exchange;
+
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::fd::AsFd;
@@ -295,7 +297,7 @@ impl Region {
         let pages = pages.into().resolve(self.pages())?;
         let table = self.table();
         if let Backing::Mapped(_, core) = &self.backing {
-            core.memory.check_mappings(&pages)?;
+            core.memory.check_mappings(pages.run_count())?;
         }
         let order = self.page_size().order();
         let folios = pages

@@ -241,11 +241,24 @@ impl FolioTable {
 pub(crate) struct Tally<'t> {
     table: &'t FolioTable,
     left: Option<(TierId, usize)>,
+    /// Whether they have left room behind.
+    room_is_left: bool,
 }
 
 impl<'t> Tally<'t> {
     pub(crate) fn new(table: &'t FolioTable) -> Self {
-        Self { table, left: None }
+        Self {
+            table,
+            left: None,
+            room_is_left: true,
+        }
+    }
+
+    /// For folios that trade places: the room of each is its partner's now.
+    pub(crate) fn of_exchange(table: &'t FolioTable) -> Self {
+        let mut tally = Self::new(table);
+        tally.room_is_left = false;
+        tally
     }
 
     /// Records that a folio has moved.
@@ -262,7 +275,9 @@ impl<'t> Tally<'t> {
 
     fn flush(&mut self) {
         if let Some((from, count)) = self.left.take() {
-            self.table.free_room(from, count);
+            if self.room_is_left {
+                self.table.free_room(from, count);
+            }
             self.table.moved.fetch_add(count as u64, Ordering::Relaxed);
         }
     }
@@ -365,6 +380,21 @@ mod tests {
         );
         drop(tally);
         assert_eq!(table.take_room(near, 2, 4), Ok(()));
+    }
+
+    #[test]
+    fn who_trades_places_leaves_no_room() {
+        let (table, near, far) = (table(), TierId(0), TierId(1));
+        assert_eq!(table.take_room(far, 1, 1), Ok(()));
+        Tally::new(&table).moved(1, near, far);
+        let mut tally = Tally::of_exchange(&table);
+        tally.moved(0, near, far);
+        tally.moved(1, far, near);
+        drop(tally);
+        assert_eq!((table.tier(0), table.tier(1)), (far, near));
+        assert_eq!(table.take_room(far, 1, 1), Err(1));
+        assert_eq!(table.take_room(near, 2, 4), Err(3));
+        assert_eq!(table.moved(), 3);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use transhume_copy::SharedCopier;
+use transhume_copy::swap::SharedSwapper;
 use transhume_region::{Neighbours, PageSize, Pins};
 
 use crate::args::Backing;
@@ -14,6 +15,7 @@ pub(crate) enum Table {
     Scattered,
     Copy,
     Batch,
+    Exchange,
 }
 
 impl Table {
@@ -23,6 +25,28 @@ impl Table {
             Self::Flush | Self::Scattered => "flush",
             Self::Copy => "copy",
             Self::Batch => "batch",
+            Self::Exchange => "exchange",
+        }
+    }
+}
+
+/// What a request does with its pages.
+#[derive(Clone)]
+pub(crate) enum Way {
+    /// They go to the other tier.
+    Migrate,
+    /// They trade places with as many of the other tier.
+    Exchange(SharedSwapper),
+    /// The same by two migrations through free frames, beside which the swapper is shown by itself.
+    ThereAndBack(SharedSwapper),
+}
+
+impl Way {
+    /// How many pages arrive for one page of a request.
+    pub(crate) fn sides(&self) -> usize {
+        match self {
+            Self::Migrate => 1,
+            Self::Exchange(_) | Self::ThereAndBack(_) => 2,
         }
     }
 }
@@ -31,9 +55,10 @@ impl Table {
 #[derive(Clone)]
 pub(crate) struct Cell {
     pub(crate) variant: String,
-    /// Pages in a batch.
+    pub(crate) way: Way,
+    /// Pages in a batch, or pairs.
     pub(crate) batch: usize,
-    /// Pages in a request.
+    /// Pages in a request, or pairs.
     pub(crate) request: usize,
     /// Every so-manieth page is wanted.
     pub(crate) stride: usize,
@@ -71,5 +96,10 @@ impl Group {
 
     pub(crate) fn largest_batch(&self) -> usize {
         self.cells.iter().map(|cell| cell.batch).max().unwrap_or(1)
+    }
+
+    /// Whether its pages trade places, half of them being in either tier.
+    pub(crate) fn is_of_pairs(&self) -> bool {
+        self.table == Table::Exchange
     }
 }

@@ -7,8 +7,9 @@ use transhume_copy::RawArea;
 use transhume_region::{BuildError, Mechanism, Options, PageSize, Pages, Region, Tier};
 use transhume_sys::shootdown::{Counter, InterruptCounter};
 
-use super::cell::{Cell, Group};
+use super::cell::{Cell, Group, Way};
 use super::cpus::Cpus;
+use super::exchange;
 use super::row::{Row, Stalls};
 use crate::args::{Backing, Bench};
 use crate::context::Context;
@@ -260,10 +261,18 @@ fn one_run(
     } else {
         group.run_time
     };
+    if group.is_of_pairs() {
+        exchange::lay_out(region)?;
+    }
     let mut rate = || {
         let (mut time, mut bytes) = (Duration::ZERO, 0_usize);
         while time < run_time / 4 {
-            let pass = raw.pass(&*cell.copier, cell.batch);
+            let pass = match &cell.way {
+                Way::Migrate => raw.pass(&*cell.copier, cell.batch),
+                Way::Exchange(swapper) | Way::ThereAndBack(swapper) => {
+                    raw.swap_pass(&**swapper, cell.batch)
+                }
+            };
             time += pass.0;
             bytes += pass.1;
         }
@@ -273,8 +282,9 @@ fn one_run(
     // In a migration the application waits some of the time, so the limit is between the two.
     let raw_alone = load.while_paused(rate);
 
-    let limit =
-        NonZeroUsize::new(cell.batch * group.page_size.bytes()).unwrap_or(NonZeroUsize::MIN);
+    // All of a batch, of either side.
+    let limit = cell.way.sides() * cell.batch * group.page_size.bytes();
+    let limit = NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN);
     let options = Options::new()
         .limit_bytes(limit)
         .copier(cell.copier.clone())
@@ -298,10 +308,21 @@ fn one_run(
     let ipis_before = arrivals.and_then(|counter| counter.read().ok());
     let began = Instant::now();
     while began.elapsed() < run_time {
-        if at + cell.request * cell.stride > region.pages() {
+        if at + cell.request * cell.stride > region.pages() / cell.way.sides() {
             at = 0;
         }
         let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
+        if group.is_of_pairs() {
+            let done = exchange::trade(region, &cell.way, at, cell.request, &options);
+            let done = done.map_err(refused)?;
+            at += cell.request;
+            requests += 1;
+            pages += done.arrived;
+            stayed += done.stayed;
+            stayed_why = stayed_why.or(done.why);
+            first.extend(done.first_folio.map(|first| first.as_secs_f64() * 1e6));
+            continue;
+        }
         let tier = if region.tier_of(at).map_err(refused)? == "near" {
             "far"
         } else {
@@ -382,8 +403,9 @@ fn row(
         batch: cell.batch,
         threads: cell.threads,
         // Where the kernel moves pages no copier of ours has a part in it.
-        copier: match mechanism {
-            Mechanism::MovePages => "kernel".to_owned(),
+        copier: match (mechanism, &cell.way) {
+            (Mechanism::MovePages, _) => "kernel".to_owned(),
+            (_, Way::Exchange(swapper)) => swapper.name().to_owned(),
             _ => cell.copier.name().to_owned(),
         },
         mechanism: mechanism.to_string(),

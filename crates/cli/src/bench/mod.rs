@@ -2,6 +2,7 @@
 
 mod cell;
 mod cpus;
+mod exchange;
 mod group;
 mod moving;
 mod plan;

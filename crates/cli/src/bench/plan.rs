@@ -9,7 +9,8 @@ use transhume_region::{Neighbours, PageSize, Pins};
 use transhume_sys::limits;
 use transhume_sys::map::HUGE_PAGE;
 
-use super::cell::{Cell, Group, Table};
+use super::cell::{Cell, Group, Table, Way};
+use super::exchange;
 use crate::args::{Backing, Bench, What};
 use crate::error::CliError;
 
@@ -81,6 +82,10 @@ pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
             &copier,
         ));
     }
+    for &size in sizes.iter().filter(|_| asks(What::Exchange)) {
+        let group = group(Table::Exchange, args, size, Pins::Declared);
+        groups.push(exchange::cells(group, &copier, threads)?);
+    }
     for group in &groups {
         check_memory(group)?;
     }
@@ -134,6 +139,7 @@ fn batches_of(
         } else {
             format!("{batch} a batch")
         },
+        way: Way::Migrate,
         batch,
         request: pages,
         stride: 1,
@@ -162,6 +168,7 @@ fn scattered(args: &Bench, copier: &SharedCopier) -> Group {
     ] {
         group.cells.push(Cell {
             variant: format!("every {STRIDE}th, {way}"),
+            way: Way::Migrate,
             batch,
             request,
             stride: STRIDE,
@@ -201,6 +208,7 @@ fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group
         for (copier, threads) in &copiers {
             group.cells.push(Cell {
                 variant: format!("{batch} {}", if batch == 1 { "page" } else { "pages" }),
+                way: Way::Migrate,
                 batch,
                 request: batch,
                 stride: 1,

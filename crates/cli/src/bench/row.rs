@@ -19,7 +19,7 @@ pub(crate) struct Row {
     pub(crate) variant: String,
     pub(crate) backing: &'static str,
     pub(crate) page_size: String,
-    /// Pages of one request.
+    /// Pages of one request; pairs of one exchange.
     pub(crate) pages: usize,
     pub(crate) batch: usize,
     pub(crate) threads: usize,
@@ -38,7 +38,8 @@ pub(crate) struct Row {
     pub(crate) runs: u32,
     pub(crate) pages_per_s: f64,
     pub(crate) bytes_per_s: f64,
-    /// The copier by itself, on pages of this size and lists of this length, in the same run and
+    /// The copier by itself, or for pages that trade places the swapper with the bytes of both sides
+    /// counted, on pages of this size and lists of this length, in the same run and
     /// under the same application.
     pub(crate) raw_copy_bytes_per_s: f64,
     /// The same while the application sleeps: what the machine gives one copier at most.

@@ -10,6 +10,7 @@ pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
         Table::Scattered => "flush: scattered pages, run by run and with what lies between",
         Table::Copy => "copy: the copiers, one batch a request",
         Table::Batch => "batch: what a batch's size costs and gains",
+        Table::Exchange => "exchange: pages trade places in place, and through free frames",
     };
     let title = format!(
         "{what}; {} pages of {}, {}, pins {}",
@@ -46,11 +47,18 @@ fn columns(table: Table, rows: &[Row]) -> Vec<Column> {
             None => unknown(),
         }));
     }
+    if table == Table::Exchange {
+        columns.push(column("pairs", 0, &|row| row.pages.to_string()));
+        columns.push(column("by", 0, &|row| row.copier.clone()));
+    }
     columns.push(column("pages/s", 1, &|row| short(row.pages_per_s)));
     columns.push(column("GB/s", 2, &|row| giga(row.bytes_per_s)));
-    columns.push(column("raw copy\nGB/s", 3, &|row| {
-        giga(row.raw_copy_bytes_per_s)
-    }));
+    let raw = if table == Table::Exchange {
+        "raw swap\nGB/s"
+    } else {
+        "raw copy\nGB/s"
+    };
+    columns.push(column(raw, 3, &|row| giga(row.raw_copy_bytes_per_s)));
     columns.push(column("alone\nGB/s", 8, &|row| {
         giga(row.raw_copy_alone_bytes_per_s)
     }));

@@ -2,6 +2,7 @@
 
 use transhume_region::PageSize;
 
+use super::exchange;
 use super::group::Beside;
 use super::row::Row;
 
@@ -74,6 +75,7 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
             ));
         }
     }
+    lines.extend(exchange::lines(rows));
     let of_base_pages = |pins: &&str| {
         let mut groups = beside.iter();
         groups.find(|group| group.page_size == PageSize::Base && group.pins == *pins)

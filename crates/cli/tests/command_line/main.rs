@@ -37,7 +37,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 19] = [
+    let cases: [(&str, Needs, fn()); 20] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -81,6 +81,11 @@ fn main() {
             "mapped_memory_and_copiers",
             Needs::Userfaultfd,
             mapped_memory_and_copiers,
+        ),
+        (
+            "exchange_and_two_ways",
+            Needs::Userfaultfd,
+            exchange_and_two_ways,
         ),
         ("a_table_and_a_file", Needs::Userfaultfd, a_table_and_a_file),
         (
@@ -507,6 +512,31 @@ fn mapped_memory_and_copiers() {
         rows.iter()
             .any(|row| row["copier"] == "threads:2:memcpy" && row["batch"] == 16)
     );
+}
+
+fn exchange_and_two_ways() {
+    for backing in ["anonymous", "memfd"] {
+        let args = "bench exchange --quick --threads 2 --json - --backing";
+        let args = args.split(' ').chain([backing]).collect::<Vec<_>>();
+        let rows = rows(&args);
+        for (size, pairs) in [("4k", 1), ("4k", 512), ("2m", 1)] {
+            for (variant, by) in [("exchange", "threads:2"), ("two-way", "memcpy")] {
+                let found = rows.iter().filter(|row| {
+                    row["variant"] == variant
+                        && row["copier"] == by
+                        && row["page_size"] == size
+                        && row["pages"] == pairs
+                });
+                assert_eq!(found.count(), 1, "{variant} {by} {size} {pairs}");
+            }
+        }
+        // Its pages are all the frames that it needs.
+        let exchanges = rows.iter().filter(|row| row["variant"] == "exchange");
+        assert!(exchanges.into_iter().all(|row| row["fresh_frames"] == 0.0));
+    }
+    let output = transhume(&["bench", "exchange", "--quick", "--page-size", "4k"]);
+    let shown = text(&output.stdout);
+    assert!(shown.contains("raw swap") && shown.contains("times the bytes/s of two migrations"));
 }
 
 fn a_table_and_a_file() {

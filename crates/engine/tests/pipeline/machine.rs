@@ -3,6 +3,10 @@
 //!
 //! Each call asserts what the engine promises there; [`Machine::check`] asserts the rest at the end.
 
+mod exchange;
+
+pub(crate) use exchange::{ScriptedSwapper, SwapAct};
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
@@ -76,17 +80,26 @@ pub(crate) enum Call {
     Putback,
     Attach,
     Release,
+    Pair,
+    SwapJob,
+    SwapBack,
+    Follow,
 }
 
 impl Call {
     fn step(self) -> Step {
         match self {
             Self::Lock | Self::Tier => Step::Lock,
-            Self::Reserve => Step::Reserve,
+            Self::Reserve | Self::Pair => Step::Reserve,
             Self::Detach | Self::Unmap => Step::Unmap,
             Self::Shootdown => Step::Shootdown,
-            Self::IsEligible | Self::Job | Self::CopyOnCpu => Step::Copy,
-            Self::Remap | Self::Putback | Self::Attach | Self::Release => Step::Remap,
+            Self::IsEligible | Self::Job | Self::SwapJob | Self::CopyOnCpu => Step::Copy,
+            Self::Remap
+            | Self::Putback
+            | Self::Attach
+            | Self::Release
+            | Self::SwapBack
+            | Self::Follow => Step::Remap,
         }
     }
 }
@@ -147,7 +160,10 @@ pub(crate) struct Held {
     source: FrameId,
     destination: Option<FrameId>,
     stage: Stage,
+    /// In an exchange shared with the partner's: whether their contents have changed places.
     copied: Arc<AtomicBool>,
+    /// The page of the folio that it trades places with.
+    partner: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -253,6 +269,8 @@ pub(crate) struct Machine {
     /// Up to how many base pages apart two folios are cut off with what lies between them.
     pub(crate) reach: u64,
     cut_off: BTreeSet<u64>,
+    /// Whether folios go in pairs.
+    in_pairs: bool,
     origins: BTreeMap<u64, Tier>,
     random: u64,
     clock: Cell<Duration>,
@@ -293,6 +311,7 @@ impl Machine {
             limit: u64::MAX,
             reach: 0,
             cut_off: BTreeSet::new(),
+            in_pairs: false,
             origins: BTreeMap::new(),
             random: 0x9e37_79b9_7f4a_7c15,
             clock: Cell::new(Duration::from_secs(1)),
@@ -676,6 +695,7 @@ impl Machine {
             destination: None,
             stage: Stage::Locked,
             copied: Arc::default(),
+            partner: None,
         })
     }
 
@@ -810,7 +830,7 @@ impl Platform for Machine {
             .map(|page| self.table[page].folio.base_pages())
             .sum();
         assert!(
-            cut_off <= self.limit || self.cut_off.len() == 1,
+            cut_off <= self.limit || self.cut_off.len() <= 1 + usize::from(self.in_pairs),
             "{cut_off} base pages are cut off"
         );
         assert!(gather.0.insert(held.page));
@@ -824,7 +844,9 @@ impl Platform for Machine {
         self.clock.set(self.clock.get() + self.shootdown_cost);
         let gathered: Vec<u64> = entries.iter().map(|entry| entry.held.page).collect();
         assert!(!gathered.is_empty(), "a shootdown of nothing");
-        assert_eq!(gather.0, gathered.into_iter().collect());
+        let gathered: BTreeSet<u64> = gathered.into_iter().collect();
+        // A folio leaves with its partner, whose unmap failed after its own.
+        assert!(gather.0 == gathered || (self.in_pairs && gather.0.is_superset(&gathered)));
         let mut base_pages = 0;
         for entry in entries {
             let folio = entry.folio();
@@ -915,6 +937,7 @@ impl Platform for Machine {
             }
             mapping.frame = destination;
             mapping.reachable = true;
+            self.frames[destination.0].used_by = Some(held.page);
             self.cut_off.remove(&held.page);
             self.owner.reachable(held.page);
             held.stage = Stage::Remapped;
@@ -933,7 +956,10 @@ impl Platform for Machine {
             if held.stage != Stage::PutBack {
                 self.tally.putbacks += 1;
             }
-            if let Some(frame) = held.destination.take() {
+            if held.partner.is_some() {
+                let swapped = held.copied.load(Ordering::Relaxed);
+                assert!(!swapped, "{folio:?} is put back with its partner's bytes");
+            } else if let Some(frame) = held.destination.take() {
                 self.free(frame);
             }
             self.table.get_mut(&held.page).unwrap().reachable = true;
@@ -956,7 +982,9 @@ impl Platform for Machine {
             match at {
                 Place::Destination => {
                     assert_eq!(held.stage, Stage::Remapped);
-                    self.free(held.source);
+                    if held.partner.is_none() {
+                        self.free(held.source);
+                    }
                 }
                 Place::Source => {
                     let put_back = matches!(held.stage, Stage::Locked | Stage::PutBack);

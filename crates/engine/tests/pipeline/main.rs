@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod batches;
 #[cfg(test)]
+mod exchange;
+#[cfg(test)]
+mod exchange_properties;
+#[cfg(test)]
 mod machine;
 #[cfg(test)]
 mod owners;

@@ -49,7 +49,7 @@ impl Case {
     }
 }
 
-fn orders() -> impl Strategy<Value = u8> {
+pub(crate) fn orders() -> impl Strategy<Value = u8> {
     prop_oneof![
         6 => Just(0),
         4 => 0..=4_u8,
@@ -59,11 +59,11 @@ fn orders() -> impl Strategy<Value = u8> {
     ]
 }
 
-fn tiers() -> impl Strategy<Value = Tier> {
+pub(crate) fn tiers() -> impl Strategy<Value = Tier> {
     (0..TIERS).prop_map(Tier)
 }
 
-fn causes() -> impl Strategy<Value = Why> {
+pub(crate) fn causes() -> impl Strategy<Value = Why> {
     prop_oneof![
         4 => Just(Why::Busy),
         4 => Just(Why::Again),
@@ -103,7 +103,7 @@ fn script() -> impl Strategy<Value = Vec<Act>> {
     prop::collection::vec(answers.prop_map(Act::Answer), 1..8)
 }
 
-fn limits() -> impl Strategy<Value = Limit> {
+pub(crate) fn limits() -> impl Strategy<Value = Limit> {
     let base_pages = prop_oneof![
         1..=8_u64,
         1..=1024_u64,
@@ -119,7 +119,7 @@ fn limits() -> impl Strategy<Value = Limit> {
 }
 
 /// Places the folios one after the other, each where it is aligned.
-fn place(shapes: Vec<(u8, Tier)>) -> Vec<(Folio, Tier)> {
+pub(crate) fn place(shapes: Vec<(u8, Tier)>) -> Vec<(Folio, Tier)> {
     let mut page = 0_u64;
     shapes
         .into_iter()
@@ -202,7 +202,7 @@ fn panicking() -> impl Strategy<Value = Call> {
     ]
 }
 
-fn config(cases: u32) -> ProptestConfig {
+pub(crate) fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::with_cases(cases)

@@ -1,5 +1,6 @@
 //! Anonymous backing: the pages of a region are anonymous memory, its tiers are NUMA nodes.
 
+mod exchange;
 mod moves;
 mod neighbours;
 mod nodes;
@@ -106,6 +107,11 @@ impl Anonymous {
 
     fn pool(&self, tier: TierId) -> &FramePool {
         &self.pools[self.pool_number(tier)]
+    }
+
+    /// Whether the frames of pages may be stored to when the pages have left them.
+    pub(crate) fn reuses_frames(&self) -> bool {
+        self.pools.iter().all(|pool| pool.reused_on().is_some())
     }
 
     /// How many frames wait in the pools.

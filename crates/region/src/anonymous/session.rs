@@ -76,6 +76,8 @@ pub(crate) struct Session<'r> {
     pub(super) granted: usize,
     /// Slots that this batch has taken and not reserved yet.
     pub(super) ready: Vec<Ready>,
+    /// Whether its folios trade places, and the frame of each is its partner's staging slot.
+    pub(super) exchanges: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,8 @@ pub(crate) struct Held {
     /// The frame itself has gone into the region, and not its contents only.
     pub(super) frame_is_spent: bool,
     pub(super) soiled: Soiled,
+    /// In an exchange: whether the slot that it puts back may be locked into memory.
+    pub(super) slot_is_mlocked: bool,
 }
 
 /// Which slots hold something that could not be removed, and that nobody needs.
@@ -156,6 +160,7 @@ impl<'r> Session<'r> {
             sources: Vec::new(),
             granted: batch,
             ready: Vec::new(),
+            exchanges: false,
         }
     }
 
@@ -185,6 +190,37 @@ impl<'r> Session<'r> {
         self.memory.pool(tier)
     }
 
+    /// Before a batch of so many folios is made ready.
+    pub(super) fn begin_batch(&mut self, folios: usize) {
+        self.look_at_layout();
+        let busy = self
+            .new_busy
+            .drain(..)
+            .map(|index| (index, Busy::MaybeShared));
+        self.busy.extend(busy);
+        self.new_busy.reserve(folios);
+        self.drop_ready();
+    }
+
+    /// What leaves its place: each folio with the number of the pool that it is staged in, in order.
+    /// One that was found busy is made ours alone first.
+    pub(super) fn leaving(&mut self, indices: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
+        let mut leaving = Vec::with_capacity(indices.size_hint().0);
+        for index in indices {
+            leaving.push((index, self.memory.pool_number(self.table.tier(index))));
+            if let Some(busy) = self.busy.get_mut(&index) {
+                *busy = Busy::Unshared;
+                // A store by nobody: what is shared since a fork becomes ours alone. If that fails,
+                // or the process forks again, the folio is found busy again.
+                let address = self.memory.memory.range().start + index * self.page();
+                let _ = advise::populate_write(address..address + self.page());
+            }
+        }
+        leaving.sort_unstable();
+        leaving.dedup();
+        leaving
+    }
+
     fn held(&self, index: usize) -> Held {
         let from = self.table.tier(index);
         let mlocked = self.layout.is_mlocked(index);
@@ -200,6 +236,7 @@ impl<'r> Session<'r> {
             span: None,
             frame_is_spent: false,
             soiled: Soiled::default(),
+            slot_is_mlocked: false,
         }
     }
 
@@ -210,6 +247,14 @@ impl<'r> Session<'r> {
         let layouts = &self.memory.layouts;
         self.layout_is_right = doubt && !layouts.differs(&self.layout, &memory, self.page());
         self.layout = layouts.latest();
+    }
+
+    /// Gives up a folio's lock.
+    pub(super) fn unlock(&self, held: &Held) {
+        if self.table.unlock(held.index) == Unlocked::FaultWaits {
+            let start = self.address(held);
+            wake(&self.memory.uffd, start..start + self.page());
+        }
     }
 
     pub(super) fn new_cut_off(&mut self) {
@@ -225,7 +270,7 @@ impl<'r> Session<'r> {
 }
 
 /// Whether one call can take both folios: they lie side by side in one mapping.
-fn adjacent(layout: &Layout, a: &Held, b: &Held) -> bool {
+pub(super) fn adjacent(layout: &Layout, a: &Held, b: &Held) -> bool {
     a.index + 1 == b.index && !layout.is_seam(b.index)
 }
 
@@ -260,14 +305,7 @@ impl Platform for Session<'_> {
     }
 
     fn provision(&mut self, folios: &[Folio], to: TierId) {
-        self.look_at_layout();
-        let busy = self
-            .new_busy
-            .drain(..)
-            .map(|index| (index, Busy::MaybeShared));
-        self.busy.extend(busy);
-        self.new_busy.reserve(folios.len());
-        self.drop_ready();
+        self.begin_batch(folios.len());
         let (there, elsewhere): (Vec<usize>, Vec<usize>) = folios
             .iter()
             .map(|&folio| index_of(folio))
@@ -278,19 +316,8 @@ impl Platform for Session<'_> {
             Vec::new()
         };
         self.astray.sort_unstable();
-        let mut leaving = Vec::with_capacity(folios.len());
-        for &index in elsewhere.iter().chain(&self.astray) {
-            leaving.push((index, self.memory.pool_number(self.table.tier(index))));
-            if let Some(busy) = self.busy.get_mut(&index) {
-                *busy = Busy::Unshared;
-                // A store by nobody: what is shared since a fork becomes ours alone. If that fails,
-                // or the process forks again, the folio is found busy again.
-                let address = self.memory.memory.range().start + index * self.page();
-                let _ = advise::populate_write(address..address + self.page());
-            }
-        }
-        leaving.sort_unstable();
-        leaving.dedup();
+        let astray = self.astray.clone();
+        let mut leaving = self.leaving(elsewhere.into_iter().chain(astray));
         let target = self.memory.pool_number(to);
         self.make_spans_ready(&mut leaving, target);
         for run in leaving.chunk_by(|a, b| a.0 + 1 == b.0 && a.1 == b.1) {
@@ -401,15 +428,24 @@ impl Platform for Session<'_> {
     }
 
     fn remap(&mut self, entries: &mut [Entry<Held>]) {
+        if self.exchanges {
+            self.mlock_as_destinations(entries);
+        }
         let layout = Arc::clone(&self.layout);
         let runs = entries.chunk_by_mut(|a, b| {
+            let alike = a.is_alive() == b.is_alive();
             let (a, b) = (&a.held, &b.held);
-            a.span == b.span && adjacent(&layout, a, b) && slots_adjacent(a.frame, b.frame)
+            let beside = adjacent(&layout, a, b) && slots_adjacent(a.frame, b.frame);
+            a.span == b.span && beside && alike
         });
         for run in runs {
-            if run[0].held.span.is_none() {
+            if run[0].held.span.is_none() && run[0].is_alive() {
                 self.move_in(run);
             }
+        }
+        if self.exchanges {
+            // There are no spans, and no frame goes to a pool.
+            return;
         }
         self.move_spans_in(entries);
         self.memory.spans.learn(&self.effort);
@@ -451,6 +487,9 @@ impl Platform for Session<'_> {
 
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
         let moved = at == Place::Destination;
+        if self.exchanges {
+            return self.release_pairs(folios, moved);
+        }
         let mut tally = Tally::new(self.table);
         let mut staging = Returned::new(if moved {
             FramePool::retire
@@ -485,10 +524,7 @@ impl Platform for Session<'_> {
             if moved && held.from != held.to {
                 tally.moved(held.index, held.from, held.to);
             }
-            if self.table.unlock(held.index) == Unlocked::FaultWaits {
-                let start = self.address(&held);
-                wake(&self.memory.uffd, start..start + self.page());
-            }
+            self.unlock(&held);
         }
         self.let_go_of_neighbours();
     }

@@ -82,17 +82,9 @@ impl Session<'_> {
         let Some(first) = run.first() else { return };
         let beside = self.address(&first.held) / self.page();
         let modulus = (TABLE_BYTES / self.page()).max(1);
-        let (source, target) = (
-            self.memory.pool_number(first.held.from),
-            self.memory.pool_number(to),
-        );
+        let target = self.memory.pool_number(to);
         if first.held.span.is_none() {
-            let staging = self.ready_slots(Kind::Staging, source);
-            give_slots(
-                run,
-                |want, at| staging.take_in_phase(want, beside + at, modulus),
-                |held, slot| held.staging = slot,
-            );
+            self.reserve_staging(run);
         }
         let frames = self.ready_slots(Kind::Frame, target);
         give_slots(
@@ -110,6 +102,21 @@ impl Session<'_> {
                 entry.fail(failed(Step::Reserve, Why::NotPermitted, refused.errno));
             }
         }
+    }
+
+    /// Reserves staging slots for a run of folios that lie side by side in the region and are in one
+    /// tier.
+    pub(super) fn reserve_staging(&mut self, run: &mut [Entry<Held>]) {
+        let Some(first) = run.first() else { return };
+        let beside = self.address(&first.held) / self.page();
+        let modulus = (TABLE_BYTES / self.page()).max(1);
+        let source = self.memory.pool_number(first.held.from);
+        let staging = self.ready_slots(Kind::Staging, source);
+        give_slots(
+            run,
+            |want, at| staging.take_in_phase(want, beside + at, modulus),
+            |held, slot| held.staging = slot,
+        );
     }
 
     /// Locks a folio's slots as the folio is locked: the kernel moves only between such.

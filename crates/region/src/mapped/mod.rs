@@ -23,6 +23,7 @@
 
 mod blind;
 mod budget;
+mod exchange;
 mod seams;
 mod session;
 mod slots;
@@ -44,7 +45,6 @@ pub(crate) use self::tier::FileTier;
 use crate::TABLE_BYTES;
 use crate::error::RegionError;
 use crate::layout::Layout;
-use crate::runs::RunSet;
 use crate::table::{FolioTable, Tally};
 use crate::tier::PageSize;
 
@@ -122,8 +122,8 @@ impl Mapped {
 
     /// Refuses a request that could bring the kernel's limit of mappings too close: each of its
     /// runs can cut a mapping in two places, and the blind over it in two more.
-    pub(crate) fn check_mappings(&self, pages: &RunSet) -> Result<(), RegionError> {
-        let needed = budget::used() + 2 * pages.run_count() + 4;
+    pub(crate) fn check_mappings(&self, runs: usize) -> Result<(), RegionError> {
+        let needed = budget::used() + 2 * runs + 4;
         if needed <= self.allowed {
             return Ok(());
         }

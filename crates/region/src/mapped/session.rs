@@ -31,8 +31,8 @@ const SPARE_BYTES: usize = 1 << 20;
 /// One request's view of a mapped region.
 #[derive(Debug)]
 pub(crate) struct Session<'r> {
-    memory: &'r super::Mapped,
-    table: &'r FolioTable,
+    pub(super) memory: &'r super::Mapped,
+    pub(super) table: &'r FolioTable,
     epoch: Instant,
     keeper: &'r Keeper,
     /// Which folios were locked into memory when the request began, if any of the process was.
@@ -44,8 +44,10 @@ pub(crate) struct Session<'r> {
     /// Slots that have been made ready for runs of folios, and not been reserved yet.
     ready: Vec<Ready>,
     /// For the mappings that this batch can add.
-    charge: Charge,
+    pub(super) charge: Charge,
     granted: usize,
+    /// Whether its folios trade places, and the frame of each is its partner's slot.
+    pub(super) exchanges: bool,
 }
 
 /// Slots for a run of folios.
@@ -59,11 +61,11 @@ struct Ready {
 /// What is kept for a locked folio.
 #[derive(Debug)]
 pub(crate) struct Held {
-    index: usize,
-    from: TierId,
-    to: TierId,
-    source: usize,
-    frame: Option<usize>,
+    pub(super) index: usize,
+    pub(super) from: TierId,
+    pub(super) to: TierId,
+    pub(super) source: usize,
+    pub(super) frame: Option<usize>,
     at: At,
     mapped_by: Option<MappedBy>,
 }
@@ -118,6 +120,7 @@ impl<'r> Session<'r> {
             ready: Vec::new(),
             charge: Charge::default(),
             granted: batch,
+            exchanges: false,
         }
     }
 
@@ -125,7 +128,7 @@ impl<'r> Session<'r> {
         self.memory.page_size.bytes()
     }
 
-    fn tier(&self, tier: TierId) -> &'r FileTier {
+    pub(super) fn tier(&self, tier: TierId) -> &'r FileTier {
         &self.memory.tiers[tier.index()]
     }
 
@@ -147,6 +150,18 @@ impl<'r> Session<'r> {
             at: At::Source,
             mapped_by: None,
         }
+    }
+
+    /// Maps a folio into its partner's slot, which must not fail any more.
+    pub(super) fn map_at_partners(&mut self, held: &mut Held) {
+        let folios = held.index..held.index + 1;
+        self.map_until_it_works(folios, held.to, held.frame.unwrap_or(held.source));
+        held.at = At::Destination;
+        held.mapped_by = Some(MappedBy {
+            begins_here: true,
+            ends_here: true,
+        });
+        self.no_longer_cut_off(1);
     }
 
     fn no_longer_cut_off(&mut self, folios: usize) {
@@ -192,7 +207,7 @@ impl<'r> Session<'r> {
     }
 
     /// Puts slots back that were made ready and not reserved.
-    fn drop_ready(&mut self) {
+    pub(super) fn drop_ready(&mut self) {
         for Ready { folios, slot, tier } in self.ready.drain(..) {
             if !folios.is_empty() {
                 self.memory.tiers[tier.index()].retire(slot..slot + folios.len());
@@ -237,6 +252,16 @@ impl<'r> Session<'r> {
         self.lock_again(folios);
         wake(&self.memory.uffd, addresses);
         Ok(())
+    }
+
+    /// Maps slots of a tier over a run of folios for which there is no other place: it is tried until
+    /// it works, and until then the threads that want them wait.
+    fn map_until_it_works(&self, folios: Range<usize>, tier: TierId, slot: usize) {
+        let mut nap = Duration::from_micros(20);
+        while self.map_over(folios.clone(), tier, slot).is_err() {
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(Duration::from_millis(10));
+        }
     }
 
     /// Locks into memory what was locked before: the lock went away with the old mapping. What it
@@ -373,7 +398,7 @@ impl Platform for Session<'_> {
     fn remap(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            adjacent(a, b) && a.frame.map(|slot| slot + 1) == b.frame
+            adjacent(a, b) && a.to == b.to && a.frame.map(|slot| slot + 1) == b.frame
         });
         for run in runs {
             let first = &run[0].held;
@@ -408,23 +433,16 @@ impl Platform for Session<'_> {
             if first.at != At::Blind {
                 continue;
             }
-            // There is no other place for these pages, so it is tried until it works; until then
-            // the threads that want them wait.
+            // There is no other place for these pages.
             let folios = first.index..first.index + run.len();
-            let mut nap = Duration::from_micros(20);
-            while self
-                .map_over(folios.clone(), first.from, first.source)
-                .is_err()
-            {
-                std::thread::sleep(nap);
-                nap = (nap * 2).min(Duration::from_millis(10));
-            }
+            self.map_until_it_works(folios, first.from, first.source);
             mapped_by_one_call(run, At::Source);
             self.no_longer_cut_off(run.len());
         }
     }
 
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
+        let exchanges = self.exchanges;
         let mut freed: Vec<(TierId, Range<usize>)> = Vec::new();
         let mut unlocked = Vec::new();
         let mut free = |tier: TierId, slot: usize| match freed.last_mut() {
@@ -434,6 +452,9 @@ impl Platform for Session<'_> {
         let mapped = folios.filter_map(|(_, held)| {
             unlocked.push(held.index);
             let arrived = match (at, held.frame) {
+                (Place::Destination, Some(slot)) if exchanges => Some((held.to, slot)),
+                // It is the partner's.
+                (Place::Source, Some(_)) if exchanges => None,
                 (Place::Destination, Some(slot)) => {
                     free(held.from, held.source);
                     Some((held.to, slot))
@@ -452,7 +473,11 @@ impl Platform for Session<'_> {
             })
         });
         // Until the slots are free again too, both tiers have the folios.
-        let mut tally = Tally::new(self.table);
+        let mut tally = if exchanges {
+            Tally::of_exchange(self.table)
+        } else {
+            Tally::new(self.table)
+        };
         self.memory.record(self.table, &mut tally, mapped);
         for index in unlocked {
             if self.table.unlock(index) == Unlocked::FaultWaits {

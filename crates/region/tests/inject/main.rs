@@ -14,6 +14,7 @@
 )]
 
 mod balance;
+mod exchange;
 #[path = "../region/herd.rs"]
 mod herd;
 mod stress;
@@ -129,6 +130,14 @@ fn main() {
                     every_call_fails(kind, mode, which)
                 }));
             }
+        }
+    }
+    for kind in exchange::KINDS {
+        for mode in [Mode::Async, Mode::Sync] {
+            let name = format!("inject::{kind:?}_{mode:?}_exchange").to_lowercase();
+            trials.push(trial(name, missing(kind), move || {
+                exchange::every_call_fails(kind, mode)
+            }));
         }
     }
     let seconds = std::env::var("TRANSHUME_STRESS_SECONDS")
@@ -278,17 +287,8 @@ fn every_call_fails(kind: Kind, mode: Mode, which: Which) {
     );
 }
 
-/// Says how many of the faults were met.
-fn these_calls_fail(
-    region: &Region,
-    owner: &Balance,
-    calls: &[Call],
-    mode: Mode,
-    which: Which,
-) -> u64 {
-    let page = region.page_size().bytes();
-    let pages = which.pages(region);
-    herd::fill(region);
+/// What calls can do instead of what they should, over pages of `page` bytes.
+pub(crate) fn faults(page: usize) -> Vec<Fault> {
     let errnos = [
         Errno::AGAIN,
         Errno::NOMEM,
@@ -307,6 +307,34 @@ fn these_calls_fail(
     for bytes in [page * 3, 4096] {
         faults.push(Fault::Uncounted { bytes });
     }
+    faults
+}
+
+/// No mapping is left behind and no frame.
+pub(crate) fn mappings_and_frames(region: &Region) {
+    let usage = region.usage();
+    // Mappings of hugetlb do not merge.
+    let merge = usage.tiers[0].place != Place::Hugetlb;
+    let most = if merge { 1 } else { region.pages() };
+    assert!(usage.mappings <= most, "{usage:?}");
+    // A batch that was interrupted leaves no frames behind.
+    assert!(
+        usage.pooled_bytes <= region.len() / 64 + (4 << 20),
+        "{usage:?}"
+    );
+}
+
+/// Says how many of the faults were met.
+fn these_calls_fail(
+    region: &Region,
+    owner: &Balance,
+    calls: &[Call],
+    mode: Mode,
+    which: Which,
+) -> u64 {
+    let faults = faults(region.page_size().bytes());
+    let pages = which.pages(region);
+    herd::fill(region);
     let stop = AtomicBool::new(false);
     let mut fired = 0;
     let mut round = 0;
@@ -341,15 +369,6 @@ fn these_calls_fail(
         assert!(herd.gather() > 0);
     });
     herd::sweep(region.words());
-    let usage = region.usage();
-    // Mappings of hugetlb do not merge.
-    let merge = usage.tiers[0].place != Place::Hugetlb;
-    let most = if merge { 1 } else { region.pages() };
-    assert!(usage.mappings <= most, "{usage:?}");
-    // A batch that was interrupted leaves no frames behind.
-    assert!(
-        usage.pooled_bytes <= region.len() / 64 + (4 << 20),
-        "{usage:?}"
-    );
+    mappings_and_frames(region);
     fired
 }

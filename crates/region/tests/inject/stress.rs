@@ -100,6 +100,22 @@ fn migrate(region: &Region, seed: u64, until: Instant, moved: &AtomicU64) {
         let tier = region.tiers()[random.below(2)].name();
         let start = random.below(pages);
         let end = (start + 1 + random.below(pages)).min(pages);
+        if random.below(4) == 0 {
+            let some = (start..end).step_by(1 + random.below(3));
+            let others = (0..pages).rev().filter(|page| !(start..end).contains(page));
+            let (a, b): (Vec<_>, Vec<_>) = some.zip(others).unzip();
+            match region.exchange(a, b, &options) {
+                Ok(report) => moved.fetch_add(2 * report.exchanged() as u64, Ordering::Relaxed),
+                Err(
+                    RegionError::Overlap { .. }
+                    | RegionError::NoPages
+                    | RegionError::ExchangeUndeclared
+                    | RegionError::NoExchange(_),
+                ) => 0,
+                Err(other) => panic!("{other}"),
+            };
+            continue;
+        }
         let report = if random.below(3) == 0 {
             let step = 2 + random.below(8);
             region.migrate(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use transhume_region::{Options, PageSize, Pins, Region, RegionError};
 
 use crate::Case;
+use crate::exchange::halves;
 use crate::herd::{self, Herd};
 use crate::kernel::while_migrating;
 use crate::migrate::{two_memfds, two_nodes};
@@ -31,6 +32,16 @@ pub(crate) const CASES: &[Case] = &[
         "forks::shared_pages_move_afterwards",
         &[Need::Move],
         shared_pages_move_afterwards,
+    ),
+    Case(
+        "forks::while_pages_are_exchanged",
+        &[Need::Move],
+        while_pages_are_exchanged,
+    ),
+    Case(
+        "forks::shared_pages_are_exchanged_afterwards",
+        &[Need::Move],
+        shared_pages_are_exchanged_afterwards,
     ),
     Case(
         "forks::a_child_cannot_migrate",
@@ -143,23 +154,65 @@ fn a_raw_clone_never_reads_zeros() {
     assert_eq!(check_pages(&region), 0);
 }
 
+fn while_pages_are_exchanged() {
+    let region = halves(two_nodes(1024));
+    number_pages(&region);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let exchange = scope.spawn(|| {
+            let mut exchanged = 0;
+            while !done.load(Ordering::Relaxed) {
+                let report = region.exchange(..512, 512.., &Options::new()).unwrap();
+                exchanged += report.exchanged();
+            }
+            exchanged
+        });
+        for how in [Fork::Libc, Fork::Raw].into_iter().cycle().take(40) {
+            match (how, in_child(how, || check_pages(&region))) {
+                (_, Ended::Exit(0)) | (Fork::Raw, Ended::Signal(libc::SIGSEGV)) => {}
+                (_, other) => panic!("{other:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(exchange.join().unwrap() > 0);
+    });
+    assert_eq!(check_pages(&region), 0);
+}
+
 /// Pages that a living child shares become the parent's own and move.
 fn shared_pages_move_afterwards() {
     let region = two_nodes(256).build().unwrap();
-    number_pages(&region);
+    move_shared(&region, || {
+        let report = region.migrate(.., "far", &Options::new()).unwrap();
+        assert!(report.is_complete(), "{:?}", report.stayed().next());
+        assert!(report.counts.retries > 0, "they were shared at first");
+    });
+}
+
+/// And so do those of an exchange, which must not store to the frames that the child has.
+fn shared_pages_are_exchanged_afterwards() {
+    let region = halves(two_nodes(256));
+    move_shared(&region, || {
+        let report = region.exchange(..128, 128.., &Options::new()).unwrap();
+        assert_eq!(report.exchanged(), 128, "{:?}", report.stayed().next());
+        assert!(report.counts.retries > 0, "they were shared at first");
+    });
+}
+
+fn move_shared(region: &Region, work: impl FnOnce()) {
+    number_pages(region);
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     // SAFETY: the child waits for its pipe to close, checks memory and ends by _exit.
     let child = unsafe { libc::fork() };
     if child == 0 {
         drop(writer);
         let _ = rustix::io::read(&reader, &mut [0u8; 1]);
-        let code = check_pages(&region);
+        let code = check_pages(region);
         // SAFETY: it ends the child.
         unsafe { libc::_exit(code) }
     }
-    let report = region.migrate(.., "far", &Options::new()).unwrap();
-    assert!(report.is_complete(), "{:?}", report.stayed().next());
-    assert!(report.counts.retries > 0, "they were shared at first");
+    work();
     for word in region.words().iter().step_by(512) {
         word.fetch_add(1, Ordering::Relaxed);
     }

@@ -19,6 +19,7 @@
 mod buffer_pool;
 mod dax;
 mod dma;
+mod exchange;
 mod forks;
 mod herd;
 mod kernel;
@@ -55,6 +56,7 @@ fn main() {
         scattered::CASES,
         move_pages::CASES,
         owners::CASES,
+        exchange::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();
