@@ -286,6 +286,7 @@ impl Exchange for Machine {
         mapping.reachable = true;
         self.frames[frame.0].used_by = Some(held.page);
         self.cut_off.remove(&held.page);
+        self.owner.reachable(held.page);
         held.stage = Stage::Remapped;
         assert!(self.trouble(Call::Follow, folio).is_none());
         self.programs_run();
