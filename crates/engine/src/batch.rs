@@ -31,7 +31,7 @@ use crate::report::{Counts, Outcome, Times};
 /// The memory that batches work in, kept from one batch to the next: while folios are locked
 /// nothing is allocated (\[batch-deadlock\]).
 pub struct Work<P: Platform> {
-    entries: Vec<Entry<P::Held>>,
+    pub(crate) entries: Vec<Entry<P::Held>>,
     leaving: Vec<Entry<P::Held>>,
     jobs: Vec<P::Job>,
     answers: Vec<CopyAnswer>,
@@ -80,7 +80,7 @@ impl<P: Platform> Work<P> {
         &self.counts
     }
 
-    fn make_room(&mut self, folios: usize) {
+    pub(crate) fn make_room(&mut self, folios: usize) {
         self.entries.reserve(folios);
         self.leaving.reserve(folios);
         self.jobs.reserve(folios);
@@ -89,17 +89,17 @@ impl<P: Platform> Work<P> {
     }
 }
 
-/// What all five types share: the folios still in the batch, and the duty to put them back.
-struct Batch<'p, P: Platform> {
-    platform: &'p mut P,
-    work: &'p mut Work<P>,
-    step: Step,
-    place: Place,
+/// What all types share: the folios still in the batch, and the duty to put them back.
+pub(crate) struct Batch<'p, P: Platform> {
+    pub(crate) platform: &'p mut P,
+    pub(crate) work: &'p mut Work<P>,
+    pub(crate) step: Step,
+    pub(crate) place: Place,
 }
 
 impl<P: Platform> Batch<'_, P> {
     /// Lets those leave for which this step failed: put back, released, recorded.
-    fn part_with_failed(&mut self) {
+    pub(crate) fn part_with_failed(&mut self) {
         self.take_out_failed();
         self.put_back_leaving();
     }
@@ -128,6 +128,60 @@ impl<P: Platform> Batch<'_, P> {
             Some((entry.folio(), entry.held))
         });
         self.platform.release(&mut released, Place::Source);
+    }
+
+    /// Hands every eligible folio to the copier as one list.
+    pub(crate) fn copy<C: Copier<P::Job> + ?Sized>(&mut self, copier: &C) {
+        self.step = Step::Copy;
+        let began = self.platform.now();
+        let work = &mut *self.work;
+        for entry in &mut work.entries {
+            let folio = entry.folio();
+            // The mark says "its job is in the list" until the answers are in.
+            entry.copied = self.platform.is_eligible(folio, &entry.held);
+            if entry.copied {
+                work.jobs.push(self.platform.job(folio, &mut entry.held));
+            }
+        }
+        if !work.jobs.is_empty() {
+            work.answers.clear();
+            work.answers
+                .resize(work.jobs.len(), CopyAnswer::Unconfirmed);
+            copier.copy(&work.jobs, &mut work.answers);
+            work.jobs.clear();
+        }
+        let mut answers = work.answers.drain(..);
+        for entry in work.entries.iter_mut().filter(|entry| entry.copied) {
+            let answer = answers.next().unwrap_or_default();
+            entry.copied = answer == CopyAnswer::Copied;
+            work.counts.count_answer(answer);
+        }
+        drop(answers);
+        work.times.copy += self.platform.now().saturating_sub(began);
+    }
+
+    /// Copies on the CPU what the copier has not confirmed.
+    pub(crate) fn copy_the_rest(&mut self) {
+        self.step = Step::Copy;
+        let began = self.platform.now();
+        let work = &mut *self.work;
+        let mut by_cpu = 0;
+        for entry in &mut work.entries {
+            if entry.copied {
+                continue;
+            }
+            let folio = entry.folio();
+            match self.platform.copy_on_cpu(folio, &mut entry.held) {
+                Ok(()) => {
+                    entry.copied = true;
+                    by_cpu += 1;
+                }
+                Err(failure) => entry.fail(failure),
+            }
+        }
+        work.counts.copied_by_cpu += by_cpu;
+        work.times.copy += self.platform.now().saturating_sub(began);
+        self.part_with_failed();
     }
 
     fn release_moved(&mut self) {
@@ -173,8 +227,8 @@ impl<P: Platform> Drop for Batch<'_, P> {
 /// Locked folios with a frame reserved at the destination, still mapped at the source.
 #[must_use = "dropping a batch puts every folio back"]
 pub struct Isolated<'p, P: Platform> {
-    batch: Batch<'p, P>,
-    wait: Wait,
+    pub(crate) batch: Batch<'p, P>,
+    pub(crate) wait: Wait,
 }
 
 /// Folios that were asked to be cut off; stale translations may still exist.
@@ -187,13 +241,13 @@ pub struct Unmapped<'p, P: Platform> {
 /// Folios that no CPU can reach any more.
 #[must_use = "dropping a batch puts every folio back"]
 pub struct Flushed<'p, P: Platform> {
-    batch: Batch<'p, P>,
+    pub(crate) batch: Batch<'p, P>,
 }
 
 /// Folios whose copies the copier has answered for.
 #[must_use = "dropping a batch puts every folio back"]
 pub struct Copied<'p, P: Platform> {
-    batch: Batch<'p, P>,
+    pub(crate) batch: Batch<'p, P>,
 }
 
 /// Folios that are reachable at their destination.
@@ -203,14 +257,14 @@ pub struct Remapped<'p, P: Platform> {
 }
 
 macro_rules! batch_common {
-    ($($name:ident),*) => {$(
-        impl<P: Platform> core::fmt::Debug for $name<'_, P> {
+    ($platform:ident: $($name:ident),*) => {$(
+        impl<P: $platform> core::fmt::Debug for $name<'_, P> {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 f.debug_tuple(stringify!($name)).field(&self.len()).finish()
             }
         }
 
-        impl<P: Platform> $name<'_, P> {
+        impl<P: $platform> $name<'_, P> {
             /// How many folios are in the batch.
             #[must_use]
             pub fn len(&self) -> usize {
@@ -225,7 +279,8 @@ macro_rules! batch_common {
         }
     )*};
 }
-batch_common!(Isolated, Unmapped, Flushed, Copied, Remapped);
+batch_common!(Platform: Isolated, Unmapped, Flushed, Copied, Remapped);
+pub(crate) use batch_common;
 
 impl<'p, P: Platform> Isolated<'p, P> {
     /// Isolates many folios: try-locks each, leaves those that are busy, and reserves frames at
@@ -269,6 +324,11 @@ impl<'p, P: Platform> Isolated<'p, P> {
         let locked = batch.platform.lock(folio, &alone);
         batch.admit(index, folio, locked, to);
         batch.reserve(to, Wait::May(alone))
+    }
+
+    /// All steps from here to the end; returns how many moved.
+    pub(crate) fn walk<C: Copier<P::Job> + ?Sized>(self, copier: &C) -> usize {
+        self.unmap().shootdown().copy(copier).remap().finish()
     }
 
     /// Cuts the folios off, into one gather.
@@ -370,32 +430,7 @@ impl<'p, P: Platform> Flushed<'p, P> {
     /// confirm stays in the batch and is copied by the CPU in the next step.
     pub fn copy<C: Copier<P::Job> + ?Sized>(self, copier: &C) -> Copied<'p, P> {
         let Self { mut batch } = self;
-        batch.step = Step::Copy;
-        let began = batch.platform.now();
-        let work = &mut *batch.work;
-        for entry in &mut work.entries {
-            let folio = entry.folio();
-            // The mark says "its job is in the list" until the answers are in.
-            entry.copied = batch.platform.is_eligible(folio, &entry.held);
-            if entry.copied {
-                work.jobs.push(batch.platform.job(folio, &mut entry.held));
-            }
-        }
-        if !work.jobs.is_empty() {
-            work.answers.clear();
-            work.answers
-                .resize(work.jobs.len(), CopyAnswer::Unconfirmed);
-            copier.copy(&work.jobs, &mut work.answers);
-            work.jobs.clear();
-        }
-        let mut answers = work.answers.drain(..);
-        for entry in work.entries.iter_mut().filter(|entry| entry.copied) {
-            let answer = answers.next().unwrap_or_default();
-            entry.copied = answer == CopyAnswer::Copied;
-            work.counts.count_answer(answer);
-        }
-        drop(answers);
-        work.times.copy += batch.platform.now().saturating_sub(began);
+        batch.copy(copier);
         Copied { batch }
     }
 }
@@ -405,23 +440,13 @@ impl<'p, P: Platform> Copied<'p, P> {
     /// destination. A copied mark is used once: it does not outlive this step.
     pub fn remap(self) -> Remapped<'p, P> {
         let Self { mut batch } = self;
-        batch.step = Step::Copy;
-        let began = batch.platform.now();
-        let work = &mut *batch.work;
-        let mut by_cpu = 0;
-        for entry in &mut work.entries {
-            if core::mem::take(&mut entry.copied) {
-                continue;
-            }
-            let folio = entry.folio();
-            match batch.platform.copy_on_cpu(folio, &mut entry.held) {
-                Ok(()) => by_cpu += 1,
-                Err(failure) => entry.fail(failure),
-            }
-        }
-        work.counts.copied_by_cpu += by_cpu;
-        work.times.copy += batch.platform.now().saturating_sub(began);
-        batch.part_with_failed();
+        batch.copy_the_rest();
+        // The mark is used once.
+        batch
+            .work
+            .entries
+            .iter_mut()
+            .for_each(|entry| entry.copied = false);
         batch.step = Step::Remap;
         if !batch.work.entries.is_empty() {
             batch.platform.remap(&mut batch.work.entries);

@@ -114,6 +114,12 @@
 //! # }
 //! ```
 //!
+//! # Deferral (\[deferred-flush\])
+//!
+//! [`defer()`] copies folios to which nobody can store while readers go on, and [`settle`] switches many
+//! of them by one shootdown. Pairs wait in a [`Ledger`] meanwhile. A platform that can hold stores off
+//! implements [`Deferral`].
+//!
 //! # Failure
 //!
 //! Failure is per folio. A folio whose step failed leaves the batch at once and is put back; the
@@ -126,8 +132,11 @@ extern crate alloc;
 
 mod batch;
 mod copier;
+mod defer;
 mod failure;
 mod folio;
+mod generation;
+mod ledger;
 mod limit;
 mod migrate;
 mod platform;
@@ -135,8 +144,11 @@ mod report;
 
 pub use batch::{Copied, Flushed, Isolated, Remapped, Unmapped, Work};
 pub use copier::{Copier, CopyAnswer};
+pub use defer::{Deferral, Duplicated, Holding, Pairs, Settlement, defer, settle};
 pub use failure::{Errno, Failure, Step, Why};
 pub use folio::{Folio, FolioError, Order};
+pub use generation::{Generation, Generations};
+pub use ledger::{Ledger, Parked};
 pub use limit::{Limit, StallGovernor};
 pub use migrate::{
     ASYNC_PASSES, Mode, Reason, Request, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, migrate,

@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod batches;
+mod deferral;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
