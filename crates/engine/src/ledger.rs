@@ -11,6 +11,9 @@ use crate::generation::Generation;
 use crate::platform::Entry;
 use crate::report::Outcome;
 
+/// So many folios are remembered that stayed.
+const MOST_STAYED: usize = 1 << 16;
+
 /// A folio whose contents are at its source and at its destination. It is locked, nobody can store to
 /// it, and readers use either frame.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub struct Ledger<H> {
     base_pages: u64,
     promised: u64,
     stayed: Vec<(Folio, Failure)>,
+    stayed_in_all: u64,
 }
 
 impl<H> Ledger<H> {
@@ -48,6 +52,7 @@ impl<H> Ledger<H> {
             base_pages: 0,
             promised: 0,
             stayed: Vec::new(),
+            stayed_in_all: 0,
         }
     }
 
@@ -57,21 +62,34 @@ impl<H> Ledger<H> {
         self.at_once
     }
 
-    /// Remembers which folios of a settlement stayed at their source.
+    /// Remembers which folios of a settlement stayed at their source, up to 65,536 of them.
     pub fn note(&mut self, settlement: &Settlement) {
-        let stayed = settlement.outcomes.iter().filter_map(|&(folio, outcome)| {
-            let Outcome::Stayed(failure) = outcome else {
-                return None;
-            };
-            Some((folio, failure))
-        });
-        self.stayed.extend(stayed);
+        for &(folio, outcome) in &settlement.outcomes {
+            if let Outcome::Stayed(failure) = outcome {
+                self.stayed_in_all += 1;
+                if self.stayed.len() < MOST_STAYED {
+                    self.stayed.push((folio, failure));
+                }
+            }
+        }
     }
 
     /// Takes out what was remembered: folios whose request was told that they are deferred, and which
     /// could not be switched, and why.
     pub fn take_stayed(&mut self) -> Vec<(Folio, Failure)> {
         core::mem::take(&mut self.stayed)
+    }
+
+    /// How many folios have stayed so, remembered or not.
+    #[must_use]
+    pub const fn stayed(&self) -> u64 {
+        self.stayed_in_all
+    }
+
+    /// Memory that the list of pairs takes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.pairs.capacity() * size_of::<Pair<H>>()
     }
 
     /// How many pairs wait.
@@ -126,7 +144,7 @@ impl<H> Ledger<H> {
     }
 
     /// Records pairs under a promise that covers them. Allocates nothing.
-    pub(crate) fn add(
+    pub fn add(
         &mut self,
         entries: impl Iterator<Item = Entry<H>>,
         recorded: Generation,

@@ -27,22 +27,22 @@ pub(crate) enum Refused {
     Full { used: usize, asked: usize },
 }
 
-/// A request's right to its pages; given up when dropped.
+/// A request's right to its pages, and its room; given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Claim<'c> {
     claims: &'c Claims,
     table: &'c FolioTable,
-    to: TierId,
     number: u64,
+    room_in: Option<TierId>,
+    /// How many pages keep no room at the destination, if that is known.
+    stays: Option<usize>,
 }
 
 impl Claims {
-    /// Claims `pages` for a request that moves them to `to`, of which `capacity` pages is the limit.
+    /// Claims `pages` for a request, without room for them anywhere.
     pub(crate) fn claim<'c>(
         &'c self,
         pages: RunSet,
-        to: TierId,
-        capacity: usize,
         table: &'c FolioTable,
     ) -> Result<Claim<'c>, Refused> {
         let mut open = self.lock();
@@ -52,17 +52,14 @@ impl Claims {
         if let Some(page) = taken {
             return Err(Refused::Overlap { page });
         }
-        let asked = elsewhere(&pages, to, table);
-        table
-            .take_room(to, asked, capacity)
-            .map_err(|used| Refused::Full { used, asked })?;
         let number = open.last().map_or(0, |last| last.number + 1);
         open.push(Open { pages, number });
         Ok(Claim {
             claims: self,
             table,
-            to,
             number,
+            room_in: None,
+            stays: None,
         })
     }
 
@@ -72,12 +69,38 @@ impl Claims {
     }
 }
 
+impl Claim<'_> {
+    /// Takes room for the claimed pages in `to`, of which `capacity` pages is the limit. Those whose
+    /// switch waits must have settled.
+    pub(crate) fn take_room(mut self, to: TierId, capacity: usize) -> Result<Self, Refused> {
+        let open = self.claims.lock();
+        let mine = open.iter().find(|open| open.number == self.number);
+        let asked = mine.map_or(0, |open| elsewhere(&open.pages, to, self.table));
+        drop(open);
+        self.table
+            .take_room(to, asked, capacity)
+            .map_err(|used| Refused::Full { used, asked })?;
+        self.room_in = Some(to);
+        Ok(self)
+    }
+
+    /// Ends a request after which pages of other tiers may still come: `stays` of them will not.
+    pub(crate) fn end(mut self, stays: usize) {
+        self.stays = Some(stays);
+    }
+}
+
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut open = self.claims.lock();
-        if let Some(at) = open.iter().position(|open| open.number == self.number) {
-            let stayed = elsewhere(&open.remove(at).pages, self.to, self.table);
-            self.table.free_room(self.to, stayed);
+        let Some(at) = open.iter().position(|open| open.number == self.number) else {
+            return;
+        };
+        let pages = open.remove(at).pages;
+        if let Some(to) = self.room_in {
+            let stays = self.stays;
+            let stayed = stays.unwrap_or_else(|| elsewhere(&pages, to, self.table));
+            self.table.free_room(to, stayed);
         }
     }
 }
@@ -115,7 +138,10 @@ mod tests {
     #[test]
     fn a_page_is_claimed_once() {
         let (claims, table) = (Claims::default(), table());
-        let claim = |range, to| claims.claim(pages(range), TierId(to), 16, &table);
+        let claim = |range, to| {
+            let claim = claims.claim(pages(range), &table)?;
+            claim.take_room(TierId(to), 16)
+        };
         let first = claim(0..4, 1).unwrap();
         assert_eq!(claim(3..5, 1).unwrap_err(), Refused::Overlap { page: 3 });
         let second = claim(4..8, 1).unwrap();
@@ -128,7 +154,10 @@ mod tests {
     #[test]
     fn room_counts_those_on_their_way_once() {
         let (claims, table) = (Claims::default(), table());
-        let claim = |range, to| claims.claim(pages(range), TierId(to), 6, &table);
+        let claim = |range, to| {
+            let claim = claims.claim(pages(range), &table)?;
+            claim.take_room(TierId(to), 6)
+        };
         let first = claim(0..4, 1).unwrap();
         let full = |used| Refused::Full { used, asked: 4 };
         assert_eq!(claim(4..8, 1).unwrap_err(), full(4));

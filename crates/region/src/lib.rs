@@ -53,6 +53,7 @@
 mod anonymous;
 mod builder;
 mod claims;
+mod deferral;
 mod error;
 mod failure;
 mod gate;
@@ -74,13 +75,14 @@ mod tier;
 mod walk;
 
 pub use builder::Builder;
+pub use deferral::{Deferral, DeferralUsage, Settled};
 pub use error::{BuildError, RegionError};
 pub use mechanism::{Mechanism, Notice};
 pub use options::{AnyCopier, KernelAccess, Neighbours, Options, Pages, Pins};
 pub use pin::Pin;
 pub use region::{Region, TierUsage, Usage};
 pub use tier::{PageSize, Place, Tier, TierId};
-pub use transhume_engine::{Failure, Folio, Mode, Outcome, Reason, Report, Step, Why};
+pub use transhume_engine::{Failure, Folio, Mode, Outcome, Reason, Report, Settlement, Step, Why};
 
 use transhume_engine::Order;
 

@@ -29,8 +29,8 @@ const SPARE_BYTES: usize = 1 << 20;
 /// One request's view of a mapped region.
 #[derive(Debug)]
 pub(crate) struct Session<'r> {
-    memory: &'r super::Mapped,
-    table: &'r FolioTable,
+    pub(super) memory: &'r super::Mapped,
+    pub(super) table: &'r FolioTable,
     epoch: Instant,
     keeper: &'r Keeper,
     /// Which folios were locked into memory when the request began, if any of the process was.
@@ -42,7 +42,7 @@ pub(crate) struct Session<'r> {
     /// Slots that have been made ready for runs of folios, and not been reserved yet.
     ready: Vec<Ready>,
     /// For the mappings that this batch can add.
-    charge: Charge,
+    pub(super) charge: Charge,
     granted: usize,
 }
 
@@ -57,13 +57,17 @@ struct Ready {
 /// What is kept for a locked folio.
 #[derive(Debug)]
 pub(crate) struct Held {
-    index: usize,
+    pub(super) index: usize,
     from: TierId,
-    to: TierId,
+    pub(super) to: TierId,
     source: usize,
-    frame: Option<usize>,
+    pub(super) frame: Option<usize>,
     at: At,
     mapped_by: Option<MappedBy>,
+    /// Stores are held off since this batch, or an earlier one of the same request.
+    pub(super) stores_held: bool,
+    /// It has been in the ledger.
+    pub(super) parked: bool,
 }
 
 /// What the call that mapped a folio again did to its neighbours.
@@ -108,7 +112,10 @@ impl<'r> Session<'r> {
         Self {
             memory,
             table,
-            epoch: Instant::now(),
+            epoch: memory
+                .pending
+                .as_ref()
+                .map_or_else(Instant::now, |pending| pending.epoch),
             keeper,
             locked: memory.locked(),
             cut_off: 0,
@@ -144,6 +151,8 @@ impl<'r> Session<'r> {
             frame: None,
             at: At::Source,
             mapped_by: None,
+            stores_held: false,
+            parked: false,
         }
     }
 
@@ -367,7 +376,8 @@ impl Platform for Session<'_> {
     fn remap(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            adjacent(a, b) && a.frame.map(|slot| slot + 1) == b.frame
+            // Pairs of several requests settle together.
+            adjacent(a, b) && a.to == b.to && a.frame.map(|slot| slot + 1) == b.frame
         });
         for run in runs {
             let first = &run[0].held;
@@ -377,6 +387,7 @@ impl Platform for Session<'_> {
                 Ok(()) => {
                     mapped_by_one_call(run, At::Destination);
                     self.no_longer_cut_off(run.len());
+                    self.stores_are_free(&folios);
                     // The pages are there; this only saves the threads a fault for each. What it
                     // cannot do now they do themselves.
                     let _ = advise::populate_write(self.addresses(folios.start, folios.len()));
@@ -394,12 +405,15 @@ impl Platform for Session<'_> {
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            let alike = a.at == At::Blind && b.at == At::Blind && a.from == b.from;
+            let alike = a.at == b.at && a.stores_held == b.stores_held && a.from == b.from;
             alike && adjacent(a, b) && a.source + 1 == b.source
         });
         for run in runs {
             let first = &run[0].held;
             if first.at != At::Blind {
+                if first.stores_held {
+                    self.let_stores_go(&(first.index..first.index + run.len()));
+                }
                 continue;
             }
             // There is no other place for these pages, so it is tried until it works; until then
@@ -414,6 +428,7 @@ impl Platform for Session<'_> {
                 nap = (nap * 2).min(Duration::from_millis(10));
             }
             mapped_by_one_call(run, At::Source);
+            self.stores_are_free(&folios);
             self.no_longer_cut_off(run.len());
         }
     }
@@ -434,6 +449,10 @@ impl Platform for Session<'_> {
                 }
                 (_, Some(slot)) => {
                     free(held.to, slot);
+                    if held.parked {
+                        // The room that its request left taken.
+                        self.table.free_room(held.to, 1);
+                    }
                     None
                 }
                 (_, None) => None,

@@ -15,6 +15,7 @@
 )]
 
 mod dax;
+mod deferral;
 mod forks;
 mod herd;
 mod kernel;
@@ -47,6 +48,7 @@ fn main() {
         nodes::CASES,
         dax::CASES,
         scattered::CASES,
+        deferral::CASES,
         move_pages::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
