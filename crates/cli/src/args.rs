@@ -247,6 +247,8 @@ pub(crate) enum What {
     Copy,
     /// Batch size against total time, first page and stall
     Batch,
+    /// The switch to the destination deferred, and made for many pages at once
+    Defer,
     /// Ways to move the memory of a process at work between two nodes
     Move,
     /// All of these, and `move` where two nodes have memory

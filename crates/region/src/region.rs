@@ -159,11 +159,7 @@ impl Core<Mapped> {
             return Settlement::default();
         };
         let open = || mapped::Session::new(&self.memory, &self.table, keeper, 0);
-        let settlement = pending.settle(cause, which, open);
-        if pending.is_empty() {
-            self.memory.forget_cuts();
-        }
-        settlement
+        pending.settle(cause, which, open)
     }
 }
 

@@ -39,7 +39,6 @@ use transhume_sys::map::{self, Mapping};
 use transhume_sys::uffd::{Event, FaultFlags, Uffd};
 
 use self::blind::Blind;
-use self::budget::Charge;
 use self::seams::Seams;
 pub(crate) use self::session::{Held, Session};
 pub(crate) use self::tier::FileTier;
@@ -72,8 +71,6 @@ pub(crate) struct Mapped {
     pub(crate) pending: Option<Pending<session::Held>>,
     /// Folios on which a store waits for an answer that the kernel would not take yet.
     stores: Mutex<Vec<usize>>,
-    /// For the mappings that holding stores off has cut in two.
-    cuts: Mutex<Charge>,
 }
 
 impl Mapped {
@@ -106,7 +103,6 @@ impl Mapped {
             sessions: AtomicUsize::new(0),
             pending: deferral.map(|deferral| Pending::new(deferral, page_size, pages)),
             stores: Mutex::default(),
-            cuts: Mutex::default(),
         })
     }
 

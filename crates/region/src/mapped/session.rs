@@ -241,6 +241,10 @@ impl<'r> Session<'r> {
             unsafe { map::map_file_fixed(addresses.clone(), file, file.offset(slot)) }?;
             let _ = advise::advise(addresses.clone(), Advice::DontFork);
         }
+        if self.memory.pending.is_some() {
+            // What is refused is tried again when stores are to be held off.
+            let _ = self.memory.register_for_stores(addresses.clone());
+        }
         self.lock_again(folios);
         wake(&self.memory.uffd, addresses);
         Ok(())
@@ -390,7 +394,13 @@ impl Platform for Session<'_> {
                     self.stores_are_free(&folios);
                     // The pages are there; this only saves the threads a fault for each. What it
                     // cannot do now they do themselves.
-                    let _ = advise::populate_write(self.addresses(folios.start, folios.len()));
+                    let addresses = self.addresses(folios.start, folios.len());
+                    let _ = if run[0].held.parked {
+                        // They are read, so they stay clean.
+                        advise::advise(addresses, Advice::PopulateRead)
+                    } else {
+                        advise::populate_write(addresses)
+                    };
                 }
                 Err(error) => {
                     let errno = error.errno;

@@ -1,7 +1,8 @@
 //! Holding stores off pages that readers go on using: write protection by the userfaultfd.
 //!
-//! A mapping is registered for it when it is first needed, and loses it when the folio is mapped
-//! anew. The bit of a folio in [`Pending::held`](crate::deferral::Pending) is set before the kernel is
+//! In a region that can defer, all mappings are registered for it; one that is made anew is registered
+//! anew. The kernel then maps pages that are only read without the right to store, so they are clean in
+//! the page table, and taking them away needs no flush for each page table. The bit of a folio in [`Pending::held`](crate::deferral::Pending) is set before the kernel is
 //! told to hold stores off, and cleared after it is told to let them go. So a folio that is locked and
 //! has its bit set cannot be stored to, while one without may be protected all the same: then a
 //! store to it is reported and let through.
@@ -38,9 +39,7 @@ impl Mapped {
     /// Whether the kernel can hold stores off these pages.
     pub(crate) fn check_deferral(&self) -> Result<(), BuildError> {
         let can = self.tiers.iter().all(super::FileTier::is_shared_memory);
-        // SAFETY: the region's memory is only reached by atomics and raw pointers, and nobody has it
-        // yet.
-        let registered = unsafe { self.uffd.register(self.memory.range(), RegisterMode::WP) };
+        let registered = self.register_for_stores(self.memory.range());
         let refused = |what: String| BuildError::CannotDefer {
             reason: what,
             cure: "tiers of memfd or hugetlb, or no Builder::deferral",
@@ -51,10 +50,7 @@ impl Mapped {
                     .to_owned(),
             ));
         }
-        registered.map_err(|error| refused(format!("cannot hold stores off: {error}")))?;
-        // It is registered again when it is needed.
-        let ended = self.uffd.unregister(self.memory.range());
-        ended.map_err(|error| refused(format!("cannot let stores go: {error}")))
+        registered.map_err(|error| refused(format!("cannot hold stores off: {error}")))
     }
 
     /// Notes that a store waits at this address.
@@ -68,18 +64,6 @@ impl Mapped {
 
     fn waiting_stores(&self) -> MutexGuard<'_, Vec<usize>> {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Charges the mappings that a run can be cut into; says whether there may be so many.
-    fn charge_cuts(&self) -> bool {
-        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        cuts.add(2, self.allowed)
-    }
-
-    /// After all pairs have been settled: what was cut has been mapped anew.
-    pub(crate) fn forget_cuts(&self) {
-        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        cuts.set(0);
     }
 
     /// Answers the stores that wait; says whether some are left.
@@ -137,6 +121,13 @@ impl Mapped {
         Ok(())
     }
 
+    /// Lets stores to this part of the region be held off.
+    pub(super) fn register_for_stores(&self, bytes: Range<usize>) -> Result<(), CallError> {
+        // SAFETY: the region's memory is only reached by atomics and raw pointers; nothing is
+        // stopped but stores, which the keeper answers.
+        unsafe { self.uffd.register(bytes, RegisterMode::WP) }.map(drop)
+    }
+
     /// Holds stores off a run of folios.
     fn hold_stores_off(
         &self,
@@ -144,9 +135,7 @@ impl Mapped {
         folios: &Range<usize>,
     ) -> Result<(), CallError> {
         let bytes = self.folio_bytes(folios);
-        // SAFETY: the region's memory is only reached by atomics and raw pointers; nothing is
-        // stopped but stores, which the keeper answers.
-        unsafe { self.uffd.register(bytes.clone(), RegisterMode::WP) }?;
+        self.register_for_stores(bytes.clone())?;
         folios.clone().for_each(|folio| pending.held.set(folio));
         let mut tries = 0;
         loop {
@@ -229,13 +218,10 @@ impl Defers for Session<'_> {
             }
         }
         for run in wanted.iter() {
-            let held = if memory.charge_cuts() {
-                let held = memory.hold_stores_off(pending, &run);
-                held.map_err(|error| error.errno)
-            } else {
-                Err(Errno::NOMEM)
+            let Err(error) = memory.hold_stores_off(pending, &run) else {
+                continue;
             };
-            let Err(errno) = held else { continue };
+            let errno = error.errno;
             for entry in entries
                 .iter_mut()
                 .filter(|entry| run.contains(&entry.held.index))
