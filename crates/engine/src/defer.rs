@@ -19,7 +19,7 @@
 //!
 //! Whoever is about to do one of these settles it first: a store to the folio, reuse of its source
 //! frame, another migration or an exchange of it, unmapping its range. The engine settles when the
-//! ledger has no [room](Pairs::make_room); age and memory pressure are looked at by whoever keeps the
+//! ledger has no [room](Waiting::make_room); age and memory pressure are looked at by whoever keeps the
 //! ledger. A pair whose translations a shootdown for another reason has
 //! [flushed](Deferral::has_flushed) needs none of its own.
 //!
@@ -77,7 +77,7 @@ pub trait Deferral: Platform {
 
 /// Where pairs wait, as a request sees it. A [`Ledger`] is one; a platform that shares its ledger
 /// between threads makes its own.
-pub trait Pairs<P: Deferral> {
+pub trait Waiting<P: Deferral> {
     /// Promises room for pairs of so many base pages, and settles what it takes. `false` if the folios
     /// are not to be deferred now, as under memory pressure: they are migrated at once then.
     fn make_room(&mut self, platform: &mut P, base_pages: u64) -> bool;
@@ -104,7 +104,7 @@ pub fn defer<P, C>(
     platform: &mut P,
     copier: &C,
     request: Request<P::Tier>,
-    pairs: &mut impl Pairs<P>,
+    pairs: &mut impl Waiting<P>,
 ) -> Report<P::Tier>
 where
     P: Deferral,
@@ -123,14 +123,14 @@ where
 }
 
 /// A batch whose switch waits.
-struct Later<'l, P: Deferral, L: Pairs<P>> {
+struct Later<'l, P: Deferral, L: Waiting<P>> {
     pairs: &'l mut L,
     /// Base pages for this batch; none if it is not to wait.
     promised: u64,
     platform: PhantomData<fn(P)>,
 }
 
-impl<P: Deferral, C: Copier<P::Job> + ?Sized, L: Pairs<P>> Walk<P, C> for Later<'_, P, L> {
+impl<P: Deferral, C: Copier<P::Job> + ?Sized, L: Waiting<P>> Walk<P, C> for Later<'_, P, L> {
     fn begin(&mut self, platform: &mut P, folios: &[Folio]) {
         let base_pages = folios.iter().map(|folio| folio.base_pages()).sum();
         let promised = self.pairs.make_room(platform, base_pages);
@@ -162,13 +162,13 @@ impl<P: Deferral, C: Copier<P::Job> + ?Sized, L: Pairs<P>> Walk<P, C> for Later<
     }
 }
 
-impl<P: Deferral, L: Pairs<P>> Later<'_, P, L> {
+impl<P: Deferral, L: Waiting<P>> Later<'_, P, L> {
     fn withdraw(&mut self) {
         self.pairs.withdraw(core::mem::take(&mut self.promised));
     }
 }
 
-impl<P: Deferral, L: Pairs<P>> Drop for Later<'_, P, L> {
+impl<P: Deferral, L: Waiting<P>> Drop for Later<'_, P, L> {
     fn drop(&mut self) {
         // Only a platform that panicked leaves something.
         self.withdraw();
@@ -334,7 +334,7 @@ impl<'p, P: Deferral> Isolated<'p, P> {
     }
 }
 
-impl<P: Deferral> Pairs<P> for Ledger<P::Held> {
+impl<P: Deferral> Waiting<P> for Ledger<P::Held> {
     fn make_room(&mut self, platform: &mut P, base_pages: u64) -> bool {
         if self.promise(base_pages) {
             return true;

@@ -144,7 +144,7 @@ mod report;
 
 pub use batch::{Copied, Flushed, Isolated, Remapped, Unmapped, Work};
 pub use copier::{Copier, CopyAnswer};
-pub use defer::{Deferral, Duplicated, Holding, Pairs, Settlement, defer, settle};
+pub use defer::{Deferral, Duplicated, Holding, Settlement, Waiting, defer, settle};
 pub use failure::{Errno, Failure, Step, Why};
 pub use folio::{Folio, FolioError, Order};
 pub use generation::{Generation, Generations};

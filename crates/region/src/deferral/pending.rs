@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use transhume_engine::{
-    Deferral as Defers, Entry, Failure, Folio, Generation, Ledger, Pairs, Parked, Settlement,
+    Deferral as Defers, Entry, Failure, Folio, Generation, Ledger, Parked, Settlement, Waiting,
     settle,
 };
 
@@ -175,7 +175,7 @@ impl<H> Pending<H> {
 #[derive(Debug)]
 pub(crate) struct Desk<'p, H>(pub(crate) &'p Pending<H>);
 
-impl<H, P: Defers<Held = H>> Pairs<P> for Desk<'_, H> {
+impl<H, P: Defers<Held = H>> Waiting<P> for Desk<'_, H> {
     fn make_room(&mut self, platform: &mut P, base_pages: u64) -> bool {
         if self.0.is_pressed() {
             self.0.settle_all(Cause::Pressure, platform);
