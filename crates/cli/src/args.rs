@@ -249,6 +249,8 @@ pub(crate) enum What {
     Batch,
     /// Pages that trade places in place, against two migrations through free frames
     Exchange,
+    /// The switch to the destination deferred, and made for many pages at once
+    Defer,
     /// Ways to move the memory of a process at work between two nodes
     Move,
     /// All of these, and `move` where two nodes have memory

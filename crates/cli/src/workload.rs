@@ -59,7 +59,7 @@ impl Seen {
 }
 
 /// From a nanosecond to a minute, to three digits.
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3)
         .unwrap_or_else(|_| Histogram::new_from(&empty()))
 }

@@ -42,7 +42,7 @@ use crate::report::{Counts, Outcome, Times};
 /// The memory that batches work in, kept from one batch to the next: while folios are locked
 /// nothing is allocated (\[batch-deadlock\]).
 pub struct Work<P: Platform, K: Kind<P> = Folios> {
-    entries: Vec<Entry<P::Held>>,
+    pub(crate) entries: Vec<Entry<P::Held>>,
     leaving: Vec<Entry<P::Held>>,
     jobs: Vec<K::Job>,
     answers: Vec<K::Answer>,
@@ -94,7 +94,7 @@ impl<P: Platform, K: Kind<P>> Work<P, K> {
         &self.counts
     }
 
-    fn make_room(&mut self, folios: usize) {
+    pub(crate) fn make_room(&mut self, folios: usize) {
         self.entries.reserve(folios);
         self.leaving.reserve(folios);
         self.jobs.reserve(folios);
@@ -103,17 +103,17 @@ impl<P: Platform, K: Kind<P>> Work<P, K> {
     }
 }
 
-/// What all five types share: the folios still in the batch, and the duty to put them back.
-struct Batch<'p, P: Platform, K: Kind<P> = Folios> {
-    platform: &'p mut P,
-    work: &'p mut Work<P, K>,
-    step: Step,
-    place: Place,
+/// What all types share: the folios still in the batch, and the duty to put them back.
+pub(crate) struct Batch<'p, P: Platform, K: Kind<P> = Folios> {
+    pub(crate) platform: &'p mut P,
+    pub(crate) work: &'p mut Work<P, K>,
+    pub(crate) step: Step,
+    pub(crate) place: Place,
 }
 
 impl<P: Platform, K: Kind<P>> Batch<'_, P, K> {
     /// Lets those leave for which this step failed: put back, released, recorded.
-    fn part_with_failed(&mut self) {
+    pub(crate) fn part_with_failed(&mut self) {
         self.take_out_failed();
         self.put_back_leaving();
     }
@@ -176,7 +176,7 @@ impl<P: Platform, K: Kind<P>> Batch<'_, P, K> {
     }
 
     /// Before anything is cut off, so that no access waits while the owner is asked.
-    fn detach(&mut self, wait: &Wait) {
+    pub(crate) fn detach(&mut self, wait: &Wait) {
         if let Some(owner) = self.platform.owner() {
             owner::detach(owner, &mut self.work.entries, wait);
             self.part_with_failed();
@@ -213,8 +213,8 @@ impl<P: Platform, K: Kind<P>> Drop for Batch<'_, P, K> {
 /// Locked folios with a frame reserved at the destination, still mapped at the source.
 #[must_use = "dropping a batch puts every folio back"]
 pub struct Isolated<'p, P: Platform, K: Kind<P> = Folios> {
-    batch: Batch<'p, P, K>,
-    wait: Wait,
+    pub(crate) batch: Batch<'p, P, K>,
+    pub(crate) wait: Wait,
 }
 
 /// Folios that were asked to be cut off; stale translations may still exist.
@@ -227,13 +227,13 @@ pub struct Unmapped<'p, P: Platform, K: Kind<P> = Folios> {
 /// Folios that no CPU can reach any more.
 #[must_use = "dropping a batch puts every folio back"]
 pub struct Flushed<'p, P: Platform, K: Kind<P> = Folios> {
-    batch: Batch<'p, P, K>,
+    pub(crate) batch: Batch<'p, P, K>,
 }
 
 /// Folios whose copies the copier has answered for.
 #[must_use = "dropping a batch puts every folio back"]
 pub struct Copied<'p, P: Platform, K: Kind<P> = Folios> {
-    batch: Batch<'p, P, K>,
+    pub(crate) batch: Batch<'p, P, K>,
 }
 
 /// Folios that are reachable at their destination.
@@ -242,15 +242,16 @@ pub struct Remapped<'p, P: Platform, K: Kind<P> = Folios> {
     batch: Batch<'p, P, K>,
 }
 
+/// What can be asked of a batch at any step.
 macro_rules! batch_common {
-    ($($name:ident),*) => {$(
-        impl<P: Platform, K: Kind<P>> core::fmt::Debug for $name<'_, P, K> {
+    ($name:ident<$($parameter:ident: $bound:path),+>) => {
+        impl<$($parameter: $bound),+> core::fmt::Debug for $name<'_, $($parameter),+> {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 f.debug_tuple(stringify!($name)).field(&self.len()).finish()
             }
         }
 
-        impl<P: Platform, K: Kind<P>> $name<'_, P, K> {
+        impl<$($parameter: $bound),+> $name<'_, $($parameter),+> {
             /// How many folios are in the batch.
             #[must_use]
             pub fn len(&self) -> usize {
@@ -263,9 +264,15 @@ macro_rules! batch_common {
                 self.batch.work.entries.is_empty()
             }
         }
-    )*};
+    };
 }
-batch_common!(Isolated, Unmapped, Flushed, Copied, Remapped);
+pub(crate) use batch_common;
+
+batch_common!(Isolated<P: Platform, K: Kind<P>>);
+batch_common!(Unmapped<P: Platform, K: Kind<P>>);
+batch_common!(Flushed<P: Platform, K: Kind<P>>);
+batch_common!(Copied<P: Platform, K: Kind<P>>);
+batch_common!(Remapped<P: Platform, K: Kind<P>>);
 
 impl<'p, P: Platform> Isolated<'p, P> {
     /// Isolates many folios: try-locks each, leaves those that are busy, and reserves frames at
@@ -310,6 +317,11 @@ impl<'p, P: Platform> Isolated<'p, P> {
         batch.admit(index, folio, locked, to);
         batch.reserve(to, Wait::May(alone))
     }
+
+    /// All steps from here to the end; returns how many moved.
+    pub(crate) fn walk<C: Copier<P::Job> + ?Sized>(self, copier: &C) -> usize {
+        self.unmap().shootdown().copy(copier).remap().finish()
+    }
 }
 
 impl<'p, P: Platform, K: Kind<P>> Isolated<'p, P, K> {
@@ -346,6 +358,60 @@ impl<'p, P: Platform, K: Kind<P>> Isolated<'p, P, K> {
 }
 
 impl<'p, P: Platform> Batch<'p, P> {
+    /// Hands every eligible folio to the copier as one list.
+    pub(crate) fn copy<C: Copier<P::Job> + ?Sized>(&mut self, copier: &C) {
+        self.step = Step::Copy;
+        let began = self.platform.now();
+        let work = &mut *self.work;
+        for entry in &mut work.entries {
+            let folio = entry.folio();
+            // The mark says "its job is in the list" until the answers are in.
+            entry.copied = self.platform.is_eligible(folio, &entry.held);
+            if entry.copied {
+                work.jobs.push(self.platform.job(folio, &mut entry.held));
+            }
+        }
+        if !work.jobs.is_empty() {
+            work.answers.clear();
+            work.answers
+                .resize(work.jobs.len(), CopyAnswer::Unconfirmed);
+            copier.copy(&work.jobs, &mut work.answers);
+            work.jobs.clear();
+        }
+        let mut answers = work.answers.drain(..);
+        for entry in work.entries.iter_mut().filter(|entry| entry.copied) {
+            let answer = answers.next().unwrap_or_default();
+            entry.copied = answer == CopyAnswer::Copied;
+            work.counts.count_answer(answer);
+        }
+        drop(answers);
+        work.times.copy += self.platform.now().saturating_sub(began);
+    }
+
+    /// Copies on the CPU what the copier has not confirmed.
+    pub(crate) fn copy_the_rest(&mut self) {
+        self.step = Step::Copy;
+        let began = self.platform.now();
+        let work = &mut *self.work;
+        let mut by_cpu = 0;
+        for entry in &mut work.entries {
+            if entry.copied {
+                continue;
+            }
+            let folio = entry.folio();
+            match self.platform.copy_on_cpu(folio, &mut entry.held) {
+                Ok(()) => {
+                    entry.copied = true;
+                    by_cpu += 1;
+                }
+                Err(failure) => entry.fail(failure),
+            }
+        }
+        work.counts.copied_by_cpu += by_cpu;
+        work.times.copy += self.platform.now().saturating_sub(began);
+        self.part_with_failed();
+    }
+
     fn admit(&mut self, index: usize, folio: Folio, locked: Result<P::Held, Failure>, to: P::Tier) {
         match locked {
             Err(failure) => self.work.ended.push((index, Outcome::Stayed(failure))),
@@ -401,32 +467,7 @@ impl<'p, P: Platform> Flushed<'p, P> {
     /// confirm stays in the batch and is copied by the CPU in the next step.
     pub fn copy<C: Copier<P::Job> + ?Sized>(self, copier: &C) -> Copied<'p, P> {
         let Self { mut batch } = self;
-        batch.step = Step::Copy;
-        let began = batch.platform.now();
-        let work = &mut *batch.work;
-        for entry in &mut work.entries {
-            let folio = entry.folio();
-            // The mark says "its job is in the list" until the answers are in.
-            entry.copied = batch.platform.is_eligible(folio, &entry.held);
-            if entry.copied {
-                work.jobs.push(batch.platform.job(folio, &mut entry.held));
-            }
-        }
-        if !work.jobs.is_empty() {
-            work.answers.clear();
-            work.answers
-                .resize(work.jobs.len(), CopyAnswer::Unconfirmed);
-            copier.copy(&work.jobs, &mut work.answers);
-            work.jobs.clear();
-        }
-        let mut answers = work.answers.drain(..);
-        for entry in work.entries.iter_mut().filter(|entry| entry.copied) {
-            let answer = answers.next().unwrap_or_default();
-            entry.copied = answer == CopyAnswer::Copied;
-            work.counts.count_answer(answer);
-        }
-        drop(answers);
-        work.times.copy += batch.platform.now().saturating_sub(began);
+        batch.copy(copier);
         Copied { batch }
     }
 }
@@ -436,23 +477,13 @@ impl<'p, P: Platform> Copied<'p, P> {
     /// destination. A copied mark is used once: it does not outlive this step.
     pub fn remap(self) -> Remapped<'p, P> {
         let Self { mut batch } = self;
-        batch.step = Step::Copy;
-        let began = batch.platform.now();
-        let work = &mut *batch.work;
-        let mut by_cpu = 0;
-        for entry in &mut work.entries {
-            if core::mem::take(&mut entry.copied) {
-                continue;
-            }
-            let folio = entry.folio();
-            match batch.platform.copy_on_cpu(folio, &mut entry.held) {
-                Ok(()) => by_cpu += 1,
-                Err(failure) => entry.fail(failure),
-            }
-        }
-        work.counts.copied_by_cpu += by_cpu;
-        work.times.copy += batch.platform.now().saturating_sub(began);
-        batch.part_with_failed();
+        batch.copy_the_rest();
+        // The mark is used once.
+        batch
+            .work
+            .entries
+            .iter_mut()
+            .for_each(|entry| entry.copied = false);
         batch.step = Step::Remap;
         if !batch.work.entries.is_empty() {
             batch.platform.remap(&mut batch.work.entries);

@@ -219,7 +219,8 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
             let known = &mut self.outcomes[pair];
             match outcome {
                 Outcome::Moved => *known = PairOutcome::Exchanged,
-                Outcome::AlreadyThere => *known = PairOutcome::SameTier,
+                // An exchange defers nothing.
+                Outcome::AlreadyThere | Outcome::Deferred => *known = PairOutcome::SameTier,
                 Outcome::Stayed(failure) => {
                     if failure.why == Why::NoMemory {
                         self.stopped.get_or_insert(failure);

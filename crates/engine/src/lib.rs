@@ -157,6 +157,12 @@
 //! # }
 //! ```
 //!
+//! # Deferral (\[deferred-flush\])
+//!
+//! [`defer()`] copies folios to which nobody can store while readers go on, and [`settle`] switches many
+//! of them by one shootdown. Pairs wait in a [`Ledger`] meanwhile. A platform that can hold stores off
+//! implements [`Deferral`].
+//!
 //! # Failure
 //!
 //! Failure is per folio, in an exchange per pair. A folio whose step failed leaves the batch at once and is put back; the
@@ -169,9 +175,12 @@ extern crate alloc;
 
 mod batch;
 mod copier;
+mod defer;
 mod exchange;
 mod failure;
 mod folio;
+mod generation;
+mod ledger;
 mod limit;
 mod migrate;
 mod owner;
@@ -180,12 +189,15 @@ mod report;
 
 pub use batch::{Copied, Flushed, Folios, Isolated, Kind, Pairs, Remapped, Side, Unmapped, Work};
 pub use copier::{Copier, CopyAnswer};
+pub use defer::{Deferral, Duplicated, Holding, Settlement, Waiting, defer, settle};
 pub use exchange::{
     Exchange, ExchangeCounts, ExchangeReport, ExchangeRequest, Nonsense, PairOutcome, PairReport,
     SwapAnswer, Swapper, exchange,
 };
 pub use failure::{Errno, Failure, Step, Why};
 pub use folio::{Folio, FolioError, Order};
+pub use generation::{Generation, Generations};
+pub use ledger::{Ledger, Parked};
 pub use limit::{Limit, StallGovernor};
 pub use migrate::{
     ASYNC_PASSES, Mode, Reason, Request, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, migrate,

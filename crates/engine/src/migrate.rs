@@ -82,9 +82,42 @@ where
     P: Platform,
     C: Copier<P::Job> + ?Sized,
 {
+    serve(platform, copier, request, AtOnce)
+}
+
+/// How a batch goes on once it is isolated.
+pub(crate) trait Walk<P: Platform, C: ?Sized> {
+    /// Before the folios of a batch are provided for, while nothing is locked.
+    fn begin(&mut self, _platform: &mut P, _folios: &[Folio]) {}
+
+    /// Walks the batch to its end; returns how many folios are at the destination. `ahead` is what the
+    /// request names next.
+    fn walk(&mut self, isolated: Isolated<'_, P>, ahead: &[Folio], copier: &C) -> usize;
+}
+
+/// From its source to its destination in one go.
+struct AtOnce;
+
+impl<P: Platform, C: Copier<P::Job> + ?Sized> Walk<P, C> for AtOnce {
+    fn walk(&mut self, isolated: Isolated<'_, P>, _ahead: &[Folio], copier: &C) -> usize {
+        isolated.walk(copier)
+    }
+}
+
+/// Serves a request whose batches go this way.
+pub(crate) fn serve<P, C>(
+    platform: &mut P,
+    copier: &C,
+    request: Request<P::Tier>,
+    walk: impl Walk<P, C>,
+) -> Report<P::Tier>
+where
+    P: Platform,
+    C: Copier<P::Job> + ?Sized,
+{
     let began = platform.now();
     let shootdowns_before = platform.shootdowns();
-    let mut run = Run::new(platform, copier, &request);
+    let mut run = Run::new(platform, copier, &request, walk);
     match request.mode {
         Mode::Async => run.passes(ASYNC_PASSES, Company::Batch, Why::is_transient),
         Mode::Sync => {
@@ -134,9 +167,10 @@ enum Company {
 }
 
 /// A request under way.
-struct Run<'r, P: Platform, C: ?Sized> {
+struct Run<'r, P: Platform, C: ?Sized, W> {
     platform: &'r mut P,
     copier: &'r C,
+    walk: W,
     request: &'r Request<P::Tier>,
     work: Work<P>,
     governor: StallGovernor,
@@ -148,12 +182,13 @@ struct Run<'r, P: Platform, C: ?Sized> {
     stopped: Option<Failure>,
 }
 
-impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
-    fn new(platform: &'r mut P, copier: &'r C, request: &'r Request<P::Tier>) -> Self {
+impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W> {
+    fn new(platform: &'r mut P, copier: &'r C, request: &'r Request<P::Tier>, walk: W) -> Self {
         let not_tried = Outcome::Stayed(Failure::new(Step::Lock, Why::NotTried));
         Self {
             platform,
             copier,
+            walk,
             request,
             work: Work::with_capacity(0),
             governor: StallGovernor::new(request.limit),
@@ -205,8 +240,11 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
             if retry.is_some() {
                 self.work.counts.retries += batch.len() as u64;
             }
+            self.walk.begin(self.platform, &folios);
             self.platform.provision(&folios, self.request.to);
-            self.one_batch(company, &batch);
+            // A later pass has gaps, so nothing is known to come next.
+            let ahead = if retry.is_some() { total } else { next };
+            self.one_batch(company, &batch, ahead);
             self.learn();
             self.settle_ended(worth_retrying, &mut left);
         }
@@ -215,7 +253,7 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
         self.pending = Some(left);
     }
 
-    fn one_batch(&mut self, company: Company, batch: &[(usize, Folio)]) {
+    fn one_batch(&mut self, company: Company, batch: &[(usize, Folio)], ahead: usize) {
         self.work.counts.batches += 1;
         let isolated = match (company, batch) {
             (Company::Alone, &[(index, folio)]) => {
@@ -223,12 +261,8 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
             }
             _ => Isolated::gather(self.platform, &mut self.work, batch, self.request.to),
         };
-        let moved = isolated
-            .unmap()
-            .shootdown()
-            .copy(self.copier)
-            .remap()
-            .finish();
+        let ahead = self.request.folios.get(ahead..).unwrap_or_default();
+        let moved = self.walk.walk(isolated, ahead, self.copier);
         if moved > 0 && self.first_folio.is_none() {
             self.first_folio = Some(self.platform.now());
         }
@@ -260,7 +294,10 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized> Run<'r, P, C> {
                 if folios[other] != *folio {
                     break;
                 }
-                self.outcomes[other] = Outcome::AlreadyThere;
+                self.outcomes[other] = match self.outcomes[index] {
+                    Outcome::Deferred => Outcome::Deferred,
+                    _ => Outcome::AlreadyThere,
+                };
             }
         }
     }

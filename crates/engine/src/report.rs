@@ -15,6 +15,9 @@ pub enum Outcome {
     Moved,
     /// It was at the destination before.
     AlreadyThere,
+    /// Its contents are at the destination too, and readers go on at the source until its pair
+    /// [settles](crate::settle).
+    Deferred,
     /// It is where it was, for this reason.
     Stayed(Failure),
 }
@@ -38,6 +41,8 @@ pub struct Counts {
     /// Shootdowns that the engine asked the platform for: at most one a batch. What the machine
     /// really did is [`Report::shootdowns`].
     pub rounds: u64,
+    /// Shootdowns that the engine asked for to hold stores off, one a batch of pairs at most.
+    pub holds: u64,
     /// Folios tried again in a later pass.
     pub retries: u64,
     /// Folios put back after a step failed.
@@ -117,19 +122,24 @@ impl<T: Copy> Report<T> {
     /// How many folios moved.
     #[must_use]
     pub fn moved(&self) -> usize {
-        self.outcomes
-            .iter()
-            .filter(|&&outcome| outcome == Outcome::Moved)
-            .count()
+        self.count(Outcome::Moved)
     }
 
     /// How many folios were there already.
     #[must_use]
     pub fn already_there(&self) -> usize {
-        self.outcomes
-            .iter()
-            .filter(|&&outcome| outcome == Outcome::AlreadyThere)
-            .count()
+        self.count(Outcome::AlreadyThere)
+    }
+
+    /// How many folios wait for their switch.
+    #[must_use]
+    pub fn deferred(&self) -> usize {
+        self.count(Outcome::Deferred)
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        let mut outcomes = self.outcomes.iter();
+        outcomes.by_ref().filter(|&&other| other == outcome).count()
     }
 
     /// The folios that stayed, and why.
@@ -139,11 +149,11 @@ impl<T: Copy> Report<T> {
             .zip(&self.outcomes)
             .filter_map(|(&folio, &outcome)| match outcome {
                 Outcome::Stayed(failure) => Some((folio, failure)),
-                Outcome::Moved | Outcome::AlreadyThere => None,
+                Outcome::Moved | Outcome::AlreadyThere | Outcome::Deferred => None,
             })
     }
 
-    /// Whether every folio is at the destination now.
+    /// Whether no folio stayed: each is at the destination now, or is to be there when it settles.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.stayed().next().is_none()

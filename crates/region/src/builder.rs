@@ -13,6 +13,7 @@ use transhume_sys::numa;
 use transhume_sys::uffd::Uffd;
 
 use crate::anonymous::{Anonymous, Plan, SourceFrames};
+use crate::deferral::Deferral;
 use crate::error::BuildError;
 use crate::gate;
 use crate::mapped::{FileTier, Mapped};
@@ -39,6 +40,7 @@ pub struct Builder {
     copier: Option<AnyCopier>,
     mechanism: Option<Mechanism>,
     owner: Option<Arc<dyn FolioOwner>>,
+    deferral: Option<Deferral>,
 }
 
 impl Builder {
@@ -100,6 +102,14 @@ impl Builder {
         self
     }
 
+    /// Lets requests be [deferred](crate::Options::deferred), within these limits (\[deferred-flush\]).
+    /// Stores to pages that wait are held off by the userfaultfd, so the region's memory must not be
+    /// where this program's own allocator takes its memory from.
+    pub fn deferral(mut self, deferral: Deferral) -> Self {
+        self.deferral = Some(deferral);
+        self
+    }
+
     /// Makes the region: reserves and allocates all its memory, zeroed, in the first tier.
     ///
     /// # Errors
@@ -112,6 +122,13 @@ impl Builder {
         self.check_tiers()?;
         let capacity = self.capacities()?;
         let mut mechanism = self.find_mechanism()?;
+        if self.deferral.is_some() && mechanism != Mechanism::Blind {
+            return Err(BuildError::CannotDefer {
+                reason: "anonymous memory is flushed once for 512 pages however it moves"
+                    .to_owned(),
+                cure: "mapped backing (memfd, hugetlb), or no Builder::deferral",
+            });
+        }
         let mut notices = Vec::new();
         if !gate::install() {
             notices.push(Notice {
@@ -122,7 +139,7 @@ impl Builder {
         let pooled = self.pool_bytes.unwrap_or(bytes / POOL_SHARE) / page;
 
         let memory = match mechanism {
-            Mechanism::Move => match mechanism::open(mechanism, self.kernel_access) {
+            Mechanism::Move => match mechanism::open(mechanism, self.kernel_access, false) {
                 Ok(uffd) => Memory::Anonymous(self.anonymous(uffd, pooled, &mut notices)?),
                 Err(lacking) => {
                     let memory = self.moved_by_the_kernel(lacking, &mut notices)?;
@@ -150,15 +167,20 @@ impl Builder {
                         cure: "sysctl vm.overcommit_memory=0, or anonymous backing".to_owned(),
                     });
                 }
-                let uffd = mechanism::open(mechanism, self.kernel_access)?;
+                let uffd = mechanism::open(mechanism, self.kernel_access, self.deferral.is_some())?;
                 let mut files = Vec::with_capacity(self.tiers.len());
                 for (tier, &slots) in self.tiers.iter().zip(&capacity) {
                     let used = if files.is_empty() { pages } else { 0 };
                     files.push(FileTier::open(tier, self.page_size, slots, used, pooled)?);
                 }
                 self.notice_small_shared_pages(&mut notices);
-                let memory = Mapped::create(uffd, self.page_size, pages, files);
-                Memory::Mapped(memory.map_err(allocation)?)
+                let memory =
+                    Mapped::create(uffd, self.page_size, pages, files, self.deferral.as_ref());
+                let memory = memory.map_err(allocation)?;
+                if self.deferral.is_some() {
+                    memory.check_deferral()?;
+                }
+                Memory::Mapped(Box::new(memory))
             }
         };
         let copier = self.copier.unwrap_or_else(|| Arc::new(Memcpy));

@@ -18,77 +18,48 @@ struct Open {
     number: u64,
 }
 
-/// Why a request cannot begin.
+/// The tier has or will have `used` pages, and `asked` more are too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// Another request has this page.
-    Overlap { page: usize },
-    /// The tier has or will have `used` pages, and `asked` more are too many.
-    Full { used: usize, asked: usize },
+pub(crate) struct Full {
+    pub(crate) used: usize,
+    pub(crate) asked: usize,
 }
 
-/// A request's right to its pages; given up when dropped.
+/// A request's right to its pages, and its room; given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Claim<'c> {
     claims: &'c Claims,
     table: &'c FolioTable,
-    /// Where they go, and have room taken; nowhere if they trade places.
-    to: Option<TierId>,
     number: u64,
+    room_in: Option<TierId>,
+    /// How many pages keep no room at the destination, if that is known.
+    stays: Option<usize>,
 }
 
 impl Claims {
-    /// Claims `pages` for a request that moves them to `to`, of which `capacity` pages is the limit.
+    /// Claims `pages` for a request, without room for them anywhere; if another request has one of
+    /// them, says which.
     pub(crate) fn claim<'c>(
-        &'c self,
-        pages: RunSet,
-        to: TierId,
-        capacity: usize,
-        table: &'c FolioTable,
-    ) -> Result<Claim<'c>, Refused> {
-        let mut open = self
-            .free_of(&pages)
-            .map_err(|page| Refused::Overlap { page })?;
-        let asked = elsewhere(&pages, to, table);
-        table
-            .take_room(to, asked, capacity)
-            .map_err(|used| Refused::Full { used, asked })?;
-        let number = add(&mut open, pages);
-        Ok(Claim {
-            claims: self,
-            table,
-            to: Some(to),
-            number,
-        })
-    }
-
-    /// Claims `pages` for an exchange, which takes no room; if another request has one of them, says
-    /// which.
-    pub(crate) fn claim_in_place<'c>(
         &'c self,
         pages: RunSet,
         table: &'c FolioTable,
     ) -> Result<Claim<'c>, usize> {
-        let mut open = self.free_of(&pages)?;
-        let number = add(&mut open, pages);
+        let mut open = self.lock();
+        let taken = open
+            .iter()
+            .find_map(|other| first_common(&other.pages, &pages));
+        if let Some(page) = taken {
+            return Err(page);
+        }
+        let number = open.last().map_or(0, |last| last.number + 1);
+        open.push(Open { pages, number });
         Ok(Claim {
             claims: self,
             table,
-            to: None,
             number,
+            room_in: None,
+            stays: None,
         })
-    }
-
-    /// The list of requests, if none of them has one of these pages; else the first that one has.
-    fn free_of(&self, pages: &RunSet) -> Result<MutexGuard<'_, Vec<Open>>, usize> {
-        let open = self.lock();
-        let taken = open
-            .iter()
-            .find_map(|other| first_common(&other.pages, pages));
-        match taken {
-            Some(page) => Err(page),
-            None => Ok(open),
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
@@ -97,24 +68,40 @@ impl Claims {
     }
 }
 
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        let mut open = self.claims.lock();
-        if let Some(at) = open.iter().position(|open| open.number == self.number) {
-            let Open { pages, .. } = open.remove(at);
-            if let Some(to) = self.to {
-                let stayed = elsewhere(&pages, to, self.table);
-                self.table.free_room(to, stayed);
-            }
-        }
+impl Claim<'_> {
+    /// Takes room for the claimed pages in `to`, of which `capacity` pages is the limit. Those whose
+    /// switch waits must have settled.
+    pub(crate) fn take_room(mut self, to: TierId, capacity: usize) -> Result<Self, Full> {
+        let open = self.claims.lock();
+        let mine = open.iter().find(|open| open.number == self.number);
+        let asked = mine.map_or(0, |open| elsewhere(&open.pages, to, self.table));
+        drop(open);
+        self.table
+            .take_room(to, asked, capacity)
+            .map_err(|used| Full { used, asked })?;
+        self.room_in = Some(to);
+        Ok(self)
+    }
+
+    /// Ends a request after which pages of other tiers may still come: `stays` of them will not.
+    pub(crate) fn end(mut self, stays: usize) {
+        self.stays = Some(stays);
     }
 }
 
-/// Adds a request to the list, and numbers it.
-fn add(open: &mut Vec<Open>, pages: RunSet) -> u64 {
-    let number = open.last().map_or(0, |last| last.number + 1);
-    open.push(Open { pages, number });
-    number
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut open = self.claims.lock();
+        let Some(at) = open.iter().position(|open| open.number == self.number) else {
+            return;
+        };
+        let pages = open.remove(at).pages;
+        if let Some(to) = self.room_in {
+            let stays = self.stays;
+            let stayed = stays.unwrap_or_else(|| elsewhere(&pages, to, self.table));
+            self.table.free_room(to, stayed);
+        }
+    }
 }
 
 /// How many of these pages are in another tier. Nobody moves them but whoever has claimed them.
@@ -150,36 +137,47 @@ mod tests {
     #[test]
     fn a_page_is_claimed_once() {
         let (claims, table) = (Claims::default(), table());
-        let claim = |range, to| claims.claim(pages(range), TierId(to), 16, &table);
-        let first = claim(0..4, 1).unwrap();
-        assert_eq!(claim(3..5, 1).unwrap_err(), Refused::Overlap { page: 3 });
-        let second = claim(4..8, 1).unwrap();
+        let claim = |range| claims.claim(pages(range), &table);
+        let first = claim(0..4).unwrap();
+        assert_eq!(claim(3..5).err(), Some(3));
+        let second = claim(4..8).unwrap();
         drop(first);
-        let third = claim(0..4, 0).unwrap();
+        let third = claim(0..4).unwrap();
         drop((second, third));
-        drop(claim(0..8, 0).unwrap());
+        drop(claim(0..8).unwrap());
     }
 
     #[test]
-    fn an_exchange_claims_pages_and_no_room() {
+    fn a_claim_takes_no_room_by_itself() {
         let (claims, table) = (Claims::default(), table());
-        let claim = claims.claim_in_place(pages(2..6), &table).unwrap();
-        assert_eq!(claims.claim_in_place(pages(0..3), &table).err(), Some(2));
-        let overlap = claims
-            .claim(pages(5..9), TierId(1), 16, &table)
-            .unwrap_err();
-        assert_eq!(overlap, Refused::Overlap { page: 5 });
+        let claim = claims.claim(pages(2..6), &table).unwrap();
+        let other = claims.claim(pages(6..10), &table).unwrap();
+        drop(other.take_room(TierId(1), 4).unwrap());
         drop(claim);
-        // All of the tier's room is there.
-        drop(claims.claim(pages(0..4), TierId(1), 4, &table).unwrap());
+    }
+
+    #[test]
+    fn what_may_still_come_keeps_its_room() {
+        let (claims, table) = (Claims::default(), table());
+        let claim = |range, capacity| {
+            let claim = claims.claim(pages(range), &table).unwrap();
+            claim.take_room(TierId(1), capacity)
+        };
+        // Of four pages one stays for good, and three wait.
+        claim(0..4, 4).unwrap().end(1);
+        assert_eq!(claim(4..8, 6).err(), Some(Full { used: 3, asked: 4 }));
+        drop(claim(4..8, 7).unwrap());
     }
 
     #[test]
     fn room_counts_those_on_their_way_once() {
         let (claims, table) = (Claims::default(), table());
-        let claim = |range, to| claims.claim(pages(range), TierId(to), 6, &table);
+        let claim = |range, to| {
+            let claim = claims.claim(pages(range), &table).unwrap();
+            claim.take_room(TierId(to), 6)
+        };
         let first = claim(0..4, 1).unwrap();
-        let full = |used| Refused::Full { used, asked: 4 };
+        let full = |used| Full { used, asked: 4 };
         assert_eq!(claim(4..8, 1).unwrap_err(), full(4));
         let mut tally = Tally::new(&table);
         tally.moved(0, TierId(0), TierId(1));

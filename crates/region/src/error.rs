@@ -120,6 +120,14 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
+    /// Pages of these tiers cannot be held from stores, so nothing of them can be deferred.
+    #[error("{reason}; cure: {cure}")]
+    CannotDefer {
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        cure: &'static str,
+    },
     /// There is no userfaultfd that serves the region's needs, and no other mechanism.
     #[error("{reason}; cure: {cure}")]
     NoMechanism {
@@ -218,6 +226,9 @@ pub enum RegionError {
         /// How many are allowed.
         allowed: usize,
     },
+    /// A deferred request to a region that was not made for it.
+    #[error("this region was built without Builder::deferral, so it has no limit for what waits")]
+    NoDeferral,
     /// The region was inherited through a fork; only the process that made it can migrate it.
     #[error(
         "this process was forked from the one that made the region, and only that one can use it"

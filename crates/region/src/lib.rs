@@ -53,6 +53,7 @@
 mod anonymous;
 mod builder;
 mod claims;
+mod deferral;
 mod error;
 mod failure;
 mod gate;
@@ -75,6 +76,7 @@ mod tier;
 mod walk;
 
 pub use builder::Builder;
+pub use deferral::{Deferral, DeferralUsage, Settled};
 pub use error::{BuildError, RegionError};
 pub use mechanism::{Mechanism, Notice};
 pub use options::{AnyCopier, AnySwapper, KernelAccess, Neighbours, Options, Pages, Pins};
@@ -83,7 +85,7 @@ pub use region::{Region, TierUsage, Usage};
 pub use tier::{PageSize, Place, Tier, TierId};
 pub use transhume_engine::{
     ExchangeReport, Failure, Folio, Mode, Nonsense, Outcome, PairOutcome, PairReport, Reason,
-    Report, Side, Step, Why,
+    Report, Settlement, Side, Step, Why,
 };
 
 use transhume_engine::Order;

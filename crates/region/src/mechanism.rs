@@ -66,13 +66,24 @@ pub(crate) fn moves_in_batches() -> bool {
     limits::kernel_release().is_at_least(6, 18)
 }
 
+/// What it takes to hold stores off.
+const STORES: Features = Features::PAGEFAULT_FLAG_WP.union(Features::WP_HUGETLBFS_SHMEM);
+
 /// Opens a userfaultfd that does what the mechanism needs, or says what is missing.
-pub(crate) fn open(mechanism: Mechanism, kernel_access: KernelAccess) -> Result<Uffd, BuildError> {
+pub(crate) fn open(
+    mechanism: Mechanism,
+    kernel_access: KernelAccess,
+    holds_stores_off: bool,
+) -> Result<Uffd, BuildError> {
     let allowed = match kernel_access {
         KernelAccess::Expected => Allowed::ALL_FAULTS,
         KernelAccess::Never => Allowed::all(),
     };
-    Uffd::open(mechanism.features(), allowed).map_err(|error| explain(&error, kernel_access))
+    let mut features = mechanism.features();
+    if holds_stores_off {
+        features |= STORES;
+    }
+    Uffd::open(features, allowed).map_err(|error| explain(&error, kernel_access))
 }
 
 fn explain(error: &OpenError, kernel_access: KernelAccess) -> BuildError {
@@ -84,6 +95,11 @@ fn explain(error: &OpenError, kernel_access: KernelAccess) -> BuildError {
         OpenError::Features { missing, .. } if missing.contains(Features::MOVE) => no(
             "this kernel has no UFFDIO_MOVE".to_owned(),
             "a kernel from 6.8 on, or mapped backing (memfd, hugetlb, files)",
+        ),
+        OpenError::Features { missing, .. } if missing.intersects(STORES) => no(
+            "this kernel's userfaultfd cannot hold stores off shared memory, so nothing can be deferred"
+                .to_owned(),
+            "a kernel from 5.19 on, or no Builder::deferral",
         ),
         OpenError::Unavailable(_)
             if kernel_access == KernelAccess::Expected && user_mode_only() =>

@@ -192,6 +192,8 @@ pub struct Options {
     /// What swaps the contents of an [exchange](crate::Region::exchange). `None` is the widest
     /// registers of this machine.
     pub swapper: Option<AnySwapper>,
+    /// Whether the switch to the destination may wait (\[deferred-flush\]).
+    pub deferred: bool,
 }
 
 impl Options {
@@ -243,6 +245,15 @@ impl Options {
         self
     }
 
+    /// Lets the switch wait: pages are copied while threads go on reading them at the source, and many
+    /// are switched by one shootdown later. A store to one of them waits for that. The region needs a
+    /// [`Builder::deferral`](crate::Builder::deferral). It never waits for busy pages, whatever the mode.
+    #[must_use]
+    pub fn deferred(mut self) -> Self {
+        self.deferred = true;
+        self
+    }
+
     /// Sets the copier.
     #[must_use]
     pub fn copier(mut self, copier: AnyCopier) -> Self {
@@ -259,6 +270,7 @@ impl fmt::Debug for Options {
             .field("max_stall", &self.max_stall)
             .field("reason", &self.reason)
             .field("neighbours", &self.neighbours)
+            .field("deferred", &self.deferred)
             .field(
                 "copier",
                 &self.copier.as_ref().map(|copier| copier.name().to_owned()),

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use transhume_engine::{Limit, Report, Request, migrate};
+use transhume_engine::{
+    Failure, Folio, Ledger, Limit, Outcome, Parked, Report, Request, Settlement, defer, migrate,
+};
 
 use crate::anonymous::{self, Anonymous};
 use crate::builder::Builder;
 use crate::claims::{self, Claims};
+use crate::deferral::{Cause, DeferralUsage, Desk, Pending, Settle, Settler, Wants};
 use crate::error::RegionError;
 use crate::keeper::{Keep, Keeper};
 use crate::mapped::{self, Mapped};
@@ -22,9 +25,10 @@ use crate::move_pages::{self, MovePages};
 use crate::options::{AnyCopier, Options, Pages};
 use crate::owner::{self, Owner};
 use crate::pin::Pin;
+use crate::runs::RunSet;
 use crate::table::FolioTable;
 use crate::tier::{PageSize, Place, Tier, TierId};
-use crate::{BASE_PAGE, folio_at};
+use crate::{BASE_PAGE, folio_at, index_of};
 
 /// How long [`Region::pin`] waits for migrations of its pages to end.
 const PIN_PATIENCE: Duration = Duration::from_secs(1);
@@ -80,7 +84,12 @@ pub(crate) struct Core<M> {
 #[derive(Debug)]
 enum Backing {
     Anonymous(Keeper, Arc<Core<Anonymous>>),
-    Mapped(Keeper, Arc<Core<Mapped>>),
+    Mapped {
+        /// Ends first.
+        _settler: Option<Settler<Core<Mapped>>>,
+        keeper: Arc<Keeper>,
+        core: Arc<Core<Mapped>>,
+    },
     /// Here the kernel answers all faults.
     MovePages(Core<MovePages>),
 }
@@ -88,7 +97,7 @@ enum Backing {
 /// What the builder has allocated.
 pub(crate) enum Memory {
     Anonymous(Anonymous),
-    Mapped(Mapped),
+    Mapped(Box<Mapped>),
     MovePages(MovePages),
 }
 
@@ -129,7 +138,7 @@ impl Keep for Core<Mapped> {
     }
 
     fn answer(&self) -> bool {
-        self.memory.answer_events()
+        self.memory.answer_events(&self.table)
     }
 
     fn can_wait(&self) -> bool {
@@ -139,6 +148,61 @@ impl Keep for Core<Mapped> {
 
     fn refill(&self) -> bool {
         self.memory.refill()
+    }
+}
+
+impl Core<Mapped> {
+    /// Settles what `which` takes out of the ledger.
+    fn settle(
+        &self,
+        keeper: &Keeper,
+        cause: Cause,
+        which: impl FnOnce(&mut Ledger<mapped::Held>) -> Parked<mapped::Held>,
+    ) -> Settlement {
+        let Some(pending) = &self.memory.pending else {
+            return Settlement::default();
+        };
+        let open = || mapped::Session::new(&self.memory, &self.table, keeper, 0);
+        pending.settle(cause, which, open)
+    }
+}
+
+impl Settle for Core<Mapped> {
+    fn wants(&self) -> Option<&Wants> {
+        self.memory.pending.as_ref().map(|pending| &pending.wants)
+    }
+
+    fn max_age(&self) -> Duration {
+        self.memory
+            .pending
+            .as_ref()
+            .map_or(Duration::MAX, |pending| pending.max_age)
+    }
+
+    fn settle_for_store(&self, keeper: &Keeper, folio: usize) {
+        if let Some(folio) = folio_at(folio, self.memory.page_size.order()) {
+            self.settle(keeper, Cause::Store, |ledger| {
+                ledger.take_run(folio, ledger.at_once())
+            });
+        }
+    }
+
+    fn settle_due(&self, keeper: &Keeper) -> bool {
+        let Some(pending) = &self.memory.pending else {
+            return false;
+        };
+        if pending.is_empty() {
+            return false;
+        }
+        let cause = if pending.is_pressed() {
+            Some(Cause::Pressure)
+        } else {
+            pending.is_due().then_some(Cause::Age)
+        };
+        if let Some(cause) = cause {
+            self.settle(keeper, cause, |ledger| ledger.take(|_| true));
+        }
+        !pending.is_empty()
     }
 }
 
@@ -166,10 +230,19 @@ impl Region {
                 Backing::Anonymous(Keeper::start(Arc::clone(&core))?, core)
             }
             Memory::Mapped(memory) => {
+                let memory = *memory;
                 let core = Arc::new(Core { table, memory });
-                let keeper = Keeper::start(Arc::clone(&core))?;
+                let keeper = Arc::new(Keeper::start(Arc::clone(&core))?);
                 keeper.refill();
-                Backing::Mapped(keeper, core)
+                let settler = match core.memory.pending {
+                    Some(_) => Some(Settler::start(Arc::clone(&core), Arc::clone(&keeper))?),
+                    None => None,
+                };
+                Backing::Mapped {
+                    _settler: settler,
+                    keeper,
+                    core,
+                }
             }
             Memory::MovePages(memory) => Backing::MovePages(Core { table, memory }),
         };
@@ -189,7 +262,7 @@ impl Region {
     pub(crate) fn table(&self) -> &FolioTable {
         match &self.backing {
             Backing::Anonymous(_, core) => &core.table,
-            Backing::Mapped(_, core) => &core.table,
+            Backing::Mapped { core, .. } => &core.table,
             Backing::MovePages(core) => &core.table,
         }
     }
@@ -205,7 +278,7 @@ impl Region {
     pub fn page_size(&self) -> PageSize {
         match &self.backing {
             Backing::Anonymous(_, core) => core.memory.page_size,
-            Backing::Mapped(_, core) => core.memory.page_size,
+            Backing::Mapped { core, .. } => core.memory.page_size,
             Backing::MovePages(core) => core.memory.page_size,
         }
     }
@@ -228,7 +301,7 @@ impl Region {
     pub fn as_ptr(&self) -> *mut u8 {
         match &self.backing {
             Backing::Anonymous(_, core) => core.memory.memory.as_ptr(),
-            Backing::Mapped(_, core) => core.memory.memory.as_ptr(),
+            Backing::Mapped { core, .. } => core.memory.memory.as_ptr(),
             Backing::MovePages(core) => core.memory.memory.as_ptr(),
         }
     }
@@ -295,8 +368,11 @@ impl Region {
         owner::check_outside()?;
         let to = self.tier_named(tier)?;
         let pages = pages.into().resolve(self.pages())?;
+        if options.deferred && self.pending().is_none() {
+            return Err(RegionError::NoDeferral);
+        }
         let table = self.table();
-        if let Backing::Mapped(_, core) = &self.backing {
+        if let Backing::Mapped { core, .. } = &self.backing {
             core.memory.check_mappings(pages.run_count())?;
         }
         let order = self.page_size().order();
@@ -306,17 +382,18 @@ impl Region {
             .filter_map(|page| folio_at(page, order))
             .collect();
         let capacity = self.capacity[to.index()];
-        let claimed = self.claims.claim(pages, to, capacity, table);
-        let _claim = claimed.map_err(|refused| match refused {
-            claims::Refused::Overlap { page } => RegionError::Overlap { page },
-            claims::Refused::Full { used, asked } => {
-                let tier = self.tiers[to.index()].name.clone();
-                RegionError::Full {
-                    tier,
-                    capacity,
-                    used,
-                    asked,
-                }
+        let claim = self.claims.claim(pages.clone(), table);
+        let claim = claim.map_err(|page| RegionError::Overlap { page })?;
+        // Before room is counted: what waits has room somewhere.
+        self.settle_pages(&pages, Cause::Request);
+        let claim = claim.take_room(to, capacity).map_err(|full| {
+            let claims::Full { used, asked } = full;
+            let tier = self.tiers[to.index()].name.clone();
+            RegionError::Full {
+                tier,
+                capacity,
+                used,
+                asked,
             }
         })?;
 
@@ -328,22 +405,80 @@ impl Region {
         };
         let copier = options.copier.as_ref().unwrap_or(&self.copier).as_ref();
         let batch = self.batch_pages(&request);
-        Ok(match &self.backing {
+        let report = match &self.backing {
             Backing::Anonymous(keeper, core) => {
                 let neighbours = options.neighbours;
                 let mut session =
                     anonymous::Session::new(&core.memory, table, keeper, batch, neighbours);
                 migrate(&mut session, copier, request)
             }
-            Backing::Mapped(keeper, core) => {
+            Backing::Mapped { keeper, core, .. } => {
                 let mut session = mapped::Session::new(&core.memory, table, keeper, batch);
-                migrate(&mut session, copier, request)
+                match core.memory.pending.as_ref().filter(|_| options.deferred) {
+                    Some(pending) => defer(&mut session, copier, request, &mut Desk(pending)),
+                    None => migrate(&mut session, copier, request),
+                }
             }
             Backing::MovePages(core) => {
                 let mut session = move_pages::Session::new(&core.memory, table);
                 migrate(&mut session, copier, request)
             }
-        })
+        };
+        if options.deferred {
+            let stays = |one: &transhume_engine::FolioReport<TierId>| {
+                matches!(one.outcome, Outcome::Stayed(_)) && table.tier(index_of(one.folio)) != to
+            };
+            claim.end(report.folios().filter(stays).count());
+        }
+        Ok(report)
+    }
+
+    /// Switches pages whose switch waits to their destinations now, by as few shootdowns as can be
+    /// (\[deferred-flush\]); returns when they are there, or back at their source. Pages that do not wait
+    /// are left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::NoDeferral`], [`RegionError::OutsideRegion`], [`RegionError::NoPages`],
+    /// [`RegionError::Forked`].
+    pub fn settle(&self, pages: impl Into<Pages>) -> Result<Settlement, RegionError> {
+        self.check_process()?;
+        let pages = pages.into().resolve(self.pages())?;
+        if self.pending().is_none() {
+            return Err(RegionError::NoDeferral);
+        }
+        Ok(self.settle_pages(&pages, Cause::Asked))
+    }
+
+    /// What waits for its switch, and what has been settled why; `None` for a region without
+    /// [`Builder::deferral`](crate::Builder::deferral).
+    #[must_use]
+    pub fn deferral(&self) -> Option<DeferralUsage> {
+        self.pending().map(Pending::usage)
+    }
+
+    /// Takes out which pages were reported as deferred and then could not be switched, and why: those
+    /// since the last call, up to 65,536. They are where they were, with their data.
+    #[must_use]
+    pub fn take_stayed(&self) -> Vec<(Folio, Failure)> {
+        self.pending().map(Pending::take_stayed).unwrap_or_default()
+    }
+
+    fn pending(&self) -> Option<&Pending<mapped::Held>> {
+        match &self.backing {
+            Backing::Mapped { core, .. } => core.memory.pending.as_ref(),
+            Backing::Anonymous(..) | Backing::MovePages(_) => None,
+        }
+    }
+
+    /// Settles those of these pages that wait.
+    fn settle_pages(&self, pages: &RunSet, cause: Cause) -> Settlement {
+        match &self.backing {
+            Backing::Mapped { keeper, core, .. } => core.settle(keeper, cause, |ledger| {
+                ledger.take(|folio| pages.contains(index_of(folio)))
+            }),
+            Backing::Anonymous(..) | Backing::MovePages(_) => Settlement::default(),
+        }
     }
 
     /// Holds pages where they are, waiting first for a migration of them to end.
@@ -368,15 +503,33 @@ impl Region {
         for run in pages.iter() {
             pin.runs.push(run.start..run.start);
             for page in run {
-                let patience = until.saturating_duration_since(Instant::now());
-                let held = self.table().pin(page, patience);
-                held.map_err(|_| RegionError::CannotPin { page })?;
+                self.pin_page(page, until)?;
                 if let Some(last) = pin.runs.last_mut() {
                     last.end = page + 1;
                 }
             }
         }
         Ok(pin)
+    }
+
+    /// Pins a page, which settles first if its switch waits.
+    fn pin_page(&self, page: usize, until: Instant) -> Result<(), RegionError> {
+        loop {
+            let patience = until.saturating_duration_since(Instant::now());
+            let waits = self
+                .pending()
+                .is_some_and(|pending| pending.parked.is_set(page));
+            let patience = if waits { Duration::ZERO } else { patience };
+            match self.table().pin(page, patience) {
+                Ok(()) => return Ok(()),
+                Err(_) if waits && Instant::now() < until => {
+                    let mut one = RunSet::default();
+                    one.insert(page..page + 1);
+                    self.settle_pages(&one, Cause::Request);
+                }
+                Err(_) => return Err(RegionError::CannotPin { page }),
+            }
+        }
     }
 
     /// Where its pages are and what it takes beside them.
@@ -400,7 +553,7 @@ impl Region {
                 let memory = &core.memory;
                 (memory.pooled_frames() * page, 0, 1, memory.fresh_frames())
             }
-            Backing::Mapped(_, core) => (
+            Backing::Mapped { core, .. } => (
                 core.memory.pooled_slots() * page,
                 core.memory.table_bytes(),
                 core.memory.mappings(),
@@ -409,11 +562,12 @@ impl Region {
             // The kernel allocates each.
             Backing::MovePages(_) => (0, 0, 1, table.moved()),
         };
+        let deferred = self.deferral().map_or(0, |deferral| deferral.bytes);
         Usage {
             tiers: tiers.collect(),
             mappings,
             pooled_bytes,
-            overhead_bytes: pooled_bytes + tables + table.bytes(),
+            overhead_bytes: pooled_bytes + deferred + tables + table.bytes(),
             moved: table.moved(),
             fresh_frames,
         }
@@ -495,7 +649,8 @@ pub struct Usage {
     pub mappings: usize,
     /// Bytes of frames that wait to become destinations.
     pub pooled_bytes: usize,
-    /// Bytes beyond the pages themselves: waiting frames and the region's tables.
+    /// Bytes beyond the pages themselves: waiting frames, the second frames of pages whose switch
+    /// waits, and the region's tables.
     pub overhead_bytes: usize,
     /// Pages that have moved since the region was made, each as often as it did.
     pub moved: u64,

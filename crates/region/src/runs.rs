@@ -92,6 +92,11 @@ impl RunSet {
         Some(start..end)
     }
 
+    /// Whether the number is in the set.
+    pub(crate) fn contains(&self, number: usize) -> bool {
+        self.first_in(&(number..number + 1)).is_some()
+    }
+
     /// The first number of `range` that is in the set.
     pub(crate) fn first_in(&self, range: &Range<usize>) -> Option<usize> {
         let before = self.runs.range(..=range.start).next_back();

@@ -203,6 +203,11 @@ impl FolioTable {
         }
     }
 
+    /// Whether a fault on the folio was left to the lock's holder.
+    pub(crate) fn fault_waits(&self, folio: usize) -> bool {
+        self.state[folio].load(Ordering::SeqCst) & FAULT_WAITS != 0
+    }
+
     /// Adds a pin, waiting up to `patience` for a migration of the folio to end.
     pub(crate) fn pin(&self, folio: usize, patience: Duration) -> Result<(), Refused> {
         wait_for(patience, || self.try_pin(folio))

@@ -48,6 +48,7 @@ pub mod numa;
 pub mod pagemap;
 pub mod shootdown;
 pub mod signals;
+pub mod tlb;
 pub mod uffd;
 
 pub use call::{Call, CallError};

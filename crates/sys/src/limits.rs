@@ -3,6 +3,7 @@
 mod cgroup;
 
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::Resource;
 
@@ -305,9 +306,41 @@ pub fn memory_available() -> Result<u64, TextError> {
         .ok_or_else(|| TextError::unexpected(path, "MemAvailable"))
 }
 
+/// For how long tasks of this machine have waited for memory since it was started: at least one of
+/// them at a time.
+///
+/// # Errors
+///
+/// [`TextError`] where the kernel does not count it (`CONFIG_PSI`, `psi=0`).
+///
+/// # References
+///
+/// Linux, Documentation/accounting/psi.rst.
+pub fn memory_stalled() -> Result<Duration, TextError> {
+    let path = "/proc/pressure/memory";
+    stalled(&text::read(path)?).ok_or_else(|| TextError::unexpected(path, "some ... total="))
+}
+
+fn stalled(text: &str) -> Option<Duration> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let total = some
+        .split(' ')
+        .find_map(|word| word.strip_prefix("total="))?;
+    Some(Duration::from_micros(total.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stalls_for_memory() {
+        let text = "some avg10=0.00 avg60=0.12 avg300=0.05 total=1500000\n\
+                    full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!(stalled(text), Some(Duration::from_millis(1500)));
+        assert_eq!(stalled("full avg10=0.00 total=7"), None);
+        assert_eq!(stalled("some total=x"), None);
+    }
 
     #[test]
     fn releases() {

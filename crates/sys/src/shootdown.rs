@@ -12,7 +12,7 @@
 //! sent. On processors that flush others by an instruction (arm64, and `INVLPGB` on x86) there are
 //! no interrupts, and nothing is counted.
 
-mod perf;
+pub(crate) mod perf;
 mod tracefs;
 
 use std::fmt;

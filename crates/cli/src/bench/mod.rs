@@ -2,6 +2,7 @@
 
 mod cell;
 mod cpus;
+mod defer;
 mod exchange;
 mod group;
 mod moving;
@@ -37,6 +38,7 @@ struct Document<'d> {
 enum Figures<'r> {
     Region(&'r Row),
     Move(&'r moving::Row),
+    Defer(&'r defer::Row),
 }
 
 pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
@@ -46,6 +48,8 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
     let of_moves = moves.iter().flat_map(|moves| &moves.groups);
     let runs = of_moves.map(|group| group.runs(args.runs));
     let runs = runs.chain(plan.iter().map(|group| group.runs(args.runs)));
+    let (deferred, left_out) = defer::make(args)?;
+    let runs = runs.chain(deferred.iter().map(|group| group.runs(args.runs)));
     let machine = Machine::here();
     let context = Context::start(runs.sum())?;
     let mut shown = Shown {
@@ -64,6 +68,14 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
         beside.push(result.beside);
         rows.extend(result.rows);
     }
+    shown.note(left_out);
+    let mut later = Vec::new();
+    for group in &deferred {
+        let result = defer::run(group, args, &context)?;
+        shown.note(result.notices);
+        shown.print(&defer::table(group, &result.rows))?;
+        later.extend(result.rows);
+    }
     let mut moved = Vec::new();
     for (moves, group) in moves
         .iter()
@@ -81,6 +93,9 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
     if !rows.is_empty() {
         summary.push(summary::lines(&rows, &beside));
     }
+    if !later.is_empty() {
+        summary.push(defer::lines(&later));
+    }
     if !moved.is_empty() {
         summary.push(moving::lines(&moved));
     }
@@ -95,11 +110,15 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
             schema: 1,
             machine: &machine,
             notices: &shown.notices,
-            results: region.chain(moved.iter().map(Figures::Move)).collect(),
+            results: region
+                .chain(later.iter().map(Figures::Defer))
+                .chain(moved.iter().map(Figures::Move))
+                .collect(),
         };
         sink.write(&document)?;
     }
     let errors = rows.iter().map(|row| row.errors);
+    let errors = errors.chain(later.iter().map(|row| row.errors));
     let errors = errors.chain(moved.iter().map(|row| row.errors));
     match errors.sum::<u64>() {
         0 => Ok(ExitCode::SUCCESS),

@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use transhume_engine::{
-    ASYNC_PASSES, Alone, Copier, CopyAnswer, Entry, Failure, Folio, FolioOwner, Mode, Order,
-    Outcome, Place, Platform, Report, Request, SYNC_BATCH_PASSES, Step, Wait, Why, migrate,
+    ASYNC_PASSES, Alone, Copier, CopyAnswer, Deferral, Entry, Failure, Folio, FolioOwner,
+    Generation, Generations, Mode, Order, Outcome, Place, Platform, Report, Request,
+    SYNC_BATCH_PASSES, Step, Wait, Why, migrate,
 };
 
 use crate::witness::Witness;
@@ -62,6 +63,8 @@ struct Mapping {
     /// What the programs stored last, word by word.
     stored: Vec<u64>,
     reachable: bool,
+    /// Whether stores wait.
+    held: bool,
 }
 
 /// The calls that can be made to go wrong.
@@ -71,6 +74,9 @@ pub(crate) enum Call {
     Tier,
     Reserve,
     Detach,
+    Hold,
+    Park,
+    TakeUp,
     Unmap,
     Shootdown,
     IsEligible,
@@ -91,10 +97,11 @@ impl Call {
         match self {
             Self::Lock | Self::Tier => Step::Lock,
             Self::Reserve | Self::Pair => Step::Reserve,
-            Self::Detach | Self::Unmap => Step::Unmap,
+            Self::Detach | Self::Hold | Self::TakeUp | Self::Unmap => Step::Unmap,
             Self::Shootdown => Step::Shootdown,
             Self::IsEligible | Self::Job | Self::SwapJob | Self::CopyOnCpu => Step::Copy,
-            Self::Remap
+            Self::Park
+            | Self::Remap
             | Self::Putback
             | Self::Attach
             | Self::Release
@@ -147,6 +154,8 @@ pub(crate) fn panics(call: Call, folio: Folio) -> Trouble {
 enum Stage {
     Locked,
     Reserved,
+    Holding,
+    Parked,
     Unmapped,
     Flushed,
     Remapped,
@@ -250,6 +259,7 @@ pub(crate) struct Tally {
     pub(crate) putbacks: u64,
     pub(crate) jobs: u64,
     pub(crate) copied_on_cpu: u64,
+    pub(crate) holds: u64,
 }
 
 #[derive(Debug)]
@@ -259,6 +269,17 @@ pub(crate) struct Machine {
     table: BTreeMap<u64, Mapping>,
     /// What each CPU's TLB holds: the frame by the folio's first page.
     cpus: [BTreeMap<u64, FrameId>; CPUS],
+    /// The pages that each CPU may store to by what its TLB holds.
+    writable: [BTreeSet<u64>; CPUS],
+    /// Whether a parked folio is mapped at its destination already, as the owner of page tables can do.
+    pub(crate) lazy: bool,
+    generations: Generations,
+    /// Pages of folios that wait in a ledger.
+    parked: BTreeSet<u64>,
+    /// The frames of those and of the ones taken out, of which either may be read.
+    pairs: BTreeMap<u64, [FrameId; 2]>,
+    /// The most base pages in frames that were beyond those of the folios.
+    pub(crate) most_beside: u64,
     /// Pages of locked folios.
     locks: BTreeSet<u64>,
     may_wait: bool,
@@ -304,6 +325,12 @@ impl Machine {
             frames: Vec::new(),
             table: BTreeMap::new(),
             cpus: Default::default(),
+            writable: Default::default(),
+            lazy: false,
+            generations: Generations::new(),
+            parked: BTreeSet::new(),
+            pairs: BTreeMap::new(),
+            most_beside: 0,
             locks: BTreeSet::new(),
             may_wait: false,
             owner: Witness::default(),
@@ -343,6 +370,7 @@ impl Machine {
                 frame,
                 stored,
                 reachable: true,
+                held: false,
             };
             assert!(machine.table.insert(page, mapping).is_none());
             machine.origins.insert(page, tier);
@@ -411,11 +439,28 @@ impl Machine {
             for (word, stored) in frame.words.iter().zip(&mapping.stored) {
                 assert_eq!(word.load(Ordering::Relaxed), *stored, "page {page}");
             }
+            let pair = self.pairs.get(page);
+            assert_eq!(mapping.held, self.parked.contains(page), "page {page}");
             for cpu in &self.cpus {
                 let cached = cpu.get(page);
                 assert!(
-                    cached.is_none_or(|cached| *cached == mapping.frame),
+                    cached.is_none_or(|cached| {
+                        *cached == mapping.frame || pair.is_some_and(|pair| pair.contains(cached))
+                    }),
                     "a CPU still has the old translation of page {page}"
+                );
+            }
+        }
+        assert!(self.pairs.keys().eq(&self.parked));
+        for (page, frames) in &self.pairs {
+            let stored = &self.table[page].stored;
+            for frame in frames {
+                mapped.insert(*frame);
+                let words = self.frames[frame.0].words.iter();
+                let words = words.map(|word| word.load(Ordering::Relaxed));
+                assert!(
+                    words.eq(stored.iter().copied()),
+                    "both frames of page {page} hold"
                 );
             }
         }
@@ -442,6 +487,7 @@ impl Machine {
                     assert!(moved.insert(page), "moved twice");
                 }
                 Outcome::AlreadyThere => assert_eq!(at, report.to),
+                Outcome::Deferred => panic!("{:?} is deferred by migrate", one.folio),
                 Outcome::Stayed(failure) => {
                     assert_eq!(at, from, "{:?} stayed: {failure}", one.folio);
                     ran_out |= failure.why == Why::NoMemory;
@@ -547,7 +593,7 @@ impl Machine {
                         one.folio
                     );
                 }
-                Outcome::Moved | Outcome::AlreadyThere => {
+                Outcome::Moved | Outcome::AlreadyThere | Outcome::Deferred => {
                     assert!(told.iter().all(worth_it), "{told:?}");
                     assert_eq!(asked as usize, told.len() + 1);
                 }
@@ -666,10 +712,19 @@ impl Machine {
                 continue; // It faults, and waits.
             };
             self.cpus[cpu].insert(*page, frame);
-            assert_eq!(frame, mapping.frame, "a CPU reaches an old frame");
+            let pair = self.pairs.get(page);
+            assert!(
+                frame == mapping.frame || pair.is_some_and(|pair| pair.contains(&frame)),
+                "a CPU reaches an old frame"
+            );
             let word = usize::try_from(value >> 32).unwrap() % mapping.stored.len();
             let place = &self.frames[frame.0].words[word];
             assert_eq!(place.load(Ordering::Relaxed), mapping.stored[word]);
+            if !mapping.held {
+                self.writable[cpu].insert(*page);
+            } else if !self.writable[cpu].contains(page) {
+                continue; // The store faults, and waits.
+            }
             place.store(value, Ordering::Relaxed);
             mapping.stored[word] = value;
         }
@@ -681,7 +736,7 @@ impl Machine {
 
     fn hold(&mut self, folio: Folio) -> Result<Held, Failure> {
         let page = folio.page();
-        if self.locks.contains(&page) {
+        if self.locks.contains(&page) || self.parked.contains(&page) {
             return Err(self.tell(folio, Failure::new(Step::Lock, Why::Busy)));
         }
         if let Some(failure) = self.fails(Call::Lock, folio) {
@@ -705,6 +760,63 @@ impl Machine {
         assert_eq!(held.stage, stage, "{folio:?}");
         let is_cut_off = matches!(stage, Stage::Unmapped | Stage::Flushed);
         assert!(!is_cut_off || self.owner.has_detached(held.page));
+    }
+
+    /// Nobody reaches it, or nobody stores to it.
+    fn assert_copyable(&self, folio: Folio, held: &Held) {
+        if held.stage == Stage::Holding {
+            let stores = self.writable.iter().any(|cpu| cpu.contains(&held.page));
+            assert!(!stores, "copied before stores were held off");
+        } else {
+            self.assert_held(folio, held, Stage::Flushed);
+            assert!(!self.is_cached(held.page), "copied before its shootdown");
+        }
+    }
+
+    /// No CPU has a translation of the page any more.
+    fn forget(&mut self, page: u64) {
+        for cpu in 0..CPUS {
+            self.cpus[cpu].remove(&page);
+            self.writable[cpu].remove(&page);
+        }
+    }
+
+    /// A shootdown of everything, for another reason.
+    pub(crate) fn foreign_shootdown(&mut self) {
+        let shootdown = self.generations.begin();
+        self.cpus.iter_mut().for_each(BTreeMap::clear);
+        self.writable.iter_mut().for_each(BTreeSet::clear);
+        self.generations.finish(shootdown);
+    }
+
+    pub(crate) fn let_programs_run(&mut self, times: usize) {
+        (0..times).for_each(|_| self.programs_run());
+    }
+
+    /// A store by a program, for which the folio has been settled.
+    pub(crate) fn store_to(&mut self, folio: Folio) {
+        let mapping = self.table.get_mut(&folio.page()).unwrap();
+        assert!(!mapping.held, "the store would wait for ever");
+        self.random = self.random.wrapping_mul(5).wrapping_add(1);
+        mapping.stored[0] = self.random;
+        self.frames[mapping.frame.0].words[0].store(self.random, Ordering::Relaxed);
+    }
+
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    pub(crate) fn set_limit(&mut self, base_pages: u64) {
+        self.limit = base_pages;
+    }
+
+    fn count_beside(&mut self) {
+        let used = (0..TIERS).map(|tier| self.used(Tier(tier))).sum::<u64>();
+        let folios = self
+            .table
+            .values()
+            .map(|mapping| mapping.folio.base_pages());
+        self.most_beside = self.most_beside.max(used - folios.sum::<u64>());
     }
 
     fn assert_wait(&self, wait: &Wait) {
@@ -796,6 +908,7 @@ impl Platform for Machine {
             } else if let Some(frame) = self.allocate(folio, to) {
                 entry.held.destination = Some(frame);
                 entry.held.stage = Stage::Reserved;
+                self.count_beside();
             } else {
                 entry.fail(self.tell(folio, Failure::new(Step::Reserve, Why::NoMemory)));
             }
@@ -811,7 +924,16 @@ impl Platform for Machine {
     ) -> Result<(), Failure> {
         self.programs_run();
         self.assert_wait(wait);
-        self.assert_held(folio, held, Stage::Reserved);
+        let taken_up = held.stage == Stage::Parked;
+        self.assert_held(
+            folio,
+            held,
+            if taken_up {
+                Stage::Parked
+            } else {
+                Stage::Reserved
+            },
+        );
         let ran_out_here = self.told.values().flatten().any(|failure| {
             *failure == Failure::new(Step::Unmap, Why::NoMemory) && self.out_of_memory
         });
@@ -859,9 +981,7 @@ impl Platform for Machine {
                 entry.fail(failure);
                 continue;
             }
-            for cpu in &mut self.cpus {
-                cpu.remove(&entry.held.page);
-            }
+            self.forget(entry.held.page);
             entry.held.stage = Stage::Flushed;
         }
         self.flushed.push(base_pages);
@@ -869,14 +989,13 @@ impl Platform for Machine {
 
     fn is_eligible(&mut self, folio: Folio, held: &Held) -> bool {
         self.programs_run();
-        self.assert_held(folio, held, Stage::Flushed);
+        self.assert_copyable(folio, held);
         self.trouble(Call::IsEligible, folio).is_none()
     }
 
     fn job(&mut self, folio: Folio, held: &mut Held) -> Job {
         self.programs_run();
-        self.assert_held(folio, held, Stage::Flushed);
-        assert!(!self.is_cached(held.page), "copied before its shootdown");
+        self.assert_copyable(folio, held);
         assert!(self.trouble(Call::Job, folio).is_none());
         self.tally.jobs += 1;
         self.clock
@@ -890,8 +1009,7 @@ impl Platform for Machine {
 
     fn copy_on_cpu(&mut self, folio: Folio, held: &mut Held) -> Result<(), Failure> {
         self.programs_run();
-        self.assert_held(folio, held, Stage::Flushed);
-        assert!(!self.is_cached(held.page), "copied before its shootdown");
+        self.assert_copyable(folio, held);
         assert!(
             !held.copied.load(Ordering::Relaxed),
             "{folio:?} is copied twice"
@@ -918,6 +1036,16 @@ impl Platform for Machine {
         for entry in &mut *entries {
             let folio = entry.folio();
             assert!(entry.is_alive());
+            if entry.held.stage == Stage::Parked {
+                // A shootdown for another reason has flushed it. New translations are right.
+                assert!(self.lazy, "nothing else flushes it");
+                entry.held.stage = Stage::Flushed;
+            } else {
+                assert!(
+                    !self.is_cached(entry.held.page),
+                    "remapped before its shootdown"
+                );
+            }
             self.assert_held(folio, &entry.held, Stage::Flushed);
             if let Some(failure) = self.fails(Call::Remap, folio) {
                 entry.fail(failure);
@@ -926,7 +1054,6 @@ impl Platform for Machine {
         for entry in entries.iter_mut().filter(|entry| entry.is_alive()) {
             let (folio, held) = (entry.folio(), &mut entry.held);
             let destination = held.destination.unwrap();
-            assert!(!self.is_cached(held.page), "remapped before its shootdown");
             assert!(
                 held.copied.load(Ordering::Relaxed),
                 "{folio:?} is not copied"
@@ -937,6 +1064,8 @@ impl Platform for Machine {
             }
             mapping.frame = destination;
             mapping.reachable = true;
+            mapping.held = false;
+            self.pairs.remove(&held.page);
             self.frames[destination.0].used_by = Some(held.page);
             self.cut_off.remove(&held.page);
             self.owner.reachable(held.page);
@@ -956,13 +1085,21 @@ impl Platform for Machine {
             if held.stage != Stage::PutBack {
                 self.tally.putbacks += 1;
             }
+            let mapping = self.table.get_mut(&held.page).unwrap();
+            mapping.reachable = true;
+            mapping.held = false;
+            if mapping.frame != held.source {
+                // Programs may have its translation to the destination.
+                mapping.frame = held.source;
+                self.forget(held.page);
+            }
+            self.pairs.remove(&held.page);
             if held.partner.is_some() {
                 let swapped = held.copied.load(Ordering::Relaxed);
                 assert!(!swapped, "{folio:?} is put back with its partner's bytes");
             } else if let Some(frame) = held.destination.take() {
                 self.free(frame);
             }
-            self.table.get_mut(&held.page).unwrap().reachable = true;
             self.cut_off.remove(&held.page);
             self.owner.reachable(held.page);
             held.stage = Stage::PutBack;
@@ -998,5 +1135,76 @@ impl Platform for Machine {
             self.owner.unlocked(held.page, at);
             assert!(self.trouble(Call::Release, folio).is_none());
         }
+    }
+}
+
+impl Deferral for Machine {
+    fn hold(&mut self, entries: &mut [Entry<Held>], _ahead: &[Folio]) {
+        self.programs_run();
+        assert!(!entries.is_empty());
+        self.tally.holds += 1;
+        for entry in entries {
+            let folio = entry.folio();
+            assert!(entry.is_alive());
+            self.assert_held(folio, &entry.held, Stage::Reserved);
+            if let Some(failure) = self.fails(Call::Hold, folio) {
+                entry.fail(failure);
+                continue;
+            }
+            self.table.get_mut(&entry.held.page).unwrap().held = true;
+            for cpu in &mut self.writable {
+                cpu.remove(&entry.held.page);
+            }
+            entry.held.stage = Stage::Holding;
+        }
+    }
+
+    fn park(&mut self, entries: &mut [Entry<Held>]) {
+        self.programs_run();
+        for entry in &mut *entries {
+            let folio = entry.folio();
+            self.assert_held(folio, &entry.held, Stage::Holding);
+            assert!(
+                entry.held.copied.load(Ordering::Relaxed),
+                "{folio:?} is not copied"
+            );
+            if let Some(failure) = self.fails(Call::Park, folio) {
+                entry.fail(failure);
+            }
+        }
+        for entry in entries.iter_mut().filter(|entry| entry.is_alive()) {
+            let held = &mut entry.held;
+            let destination = held.destination.unwrap();
+            self.locks.remove(&held.page);
+            self.parked.insert(held.page);
+            self.pairs.insert(held.page, [held.source, destination]);
+            if self.lazy {
+                self.table.get_mut(&held.page).unwrap().frame = destination;
+            }
+            held.stage = Stage::Parked;
+        }
+    }
+
+    fn take_up(&mut self, entries: &mut [Entry<Held>]) {
+        self.programs_run();
+        for entry in &mut *entries {
+            assert_eq!(entry.held.stage, Stage::Parked);
+            assert!(self.parked.remove(&entry.held.page));
+            assert!(self.locks.insert(entry.held.page));
+        }
+        for entry in entries {
+            let folio = entry.folio();
+            if let Some(failure) = self.fails(Call::TakeUp, folio) {
+                entry.fail(failure);
+            }
+        }
+    }
+
+    fn generation(&self) -> Generation {
+        self.generations.now()
+    }
+
+    fn has_flushed(&self, since: Generation) -> bool {
+        self.lazy && self.generations.has_flushed(since)
     }
 }

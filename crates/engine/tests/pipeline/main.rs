@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod batches;
+mod deferral;
 #[cfg(test)]
 mod exchange;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use transhume_sys::uffd::{RegisterMode, Uffd, Waiters};
 
 use crate::failure::wake;
 
-/// How long a run one blind can cover.
+/// How long a run one blind can cover, unless more is asked for.
 const BYTES: usize = 32 << 20;
 
 /// See the [module](self).
@@ -30,9 +30,10 @@ pub(super) struct Blind {
 }
 
 impl Blind {
-    /// A blind for pages of `page` bytes, served by `uffd`.
-    pub(super) fn create(uffd: &Uffd, page: usize) -> Result<Self, CallError> {
-        let memory = Mapping::reserve_aligned(BYTES.max(page), page)?;
+    /// A blind for pages of `page` bytes, served by `uffd`, that can cover `bytes` bytes at least.
+    pub(super) fn create(uffd: &Uffd, page: usize, bytes: usize) -> Result<Self, CallError> {
+        let bytes = bytes.max(BYTES).next_multiple_of(page);
+        let memory = Mapping::reserve_aligned(bytes, page)?;
         advise::advise(memory.range(), Advice::DontFork)?;
         empty(memory.range())?;
         // SAFETY: the blind is our own and is never touched, except by threads of the application

@@ -27,6 +27,7 @@ mod exchange;
 mod seams;
 mod session;
 mod slots;
+mod stores;
 mod tier;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -36,13 +37,14 @@ use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
 use transhume_sys::limits;
 use transhume_sys::map::{self, Mapping};
-use transhume_sys::uffd::{Event, Uffd};
+use transhume_sys::uffd::{Event, FaultFlags, Uffd};
 
 use self::blind::Blind;
 use self::seams::Seams;
-pub(crate) use self::session::Session;
+pub(crate) use self::session::{Held, Session};
 pub(crate) use self::tier::FileTier;
 use crate::TABLE_BYTES;
+use crate::deferral::{Deferral, Pending};
 use crate::error::RegionError;
 use crate::layout::Layout;
 use crate::table::{FolioTable, Tally};
@@ -65,6 +67,10 @@ pub(crate) struct Mapped {
     allowed: usize,
     /// Requests under way.
     sessions: AtomicUsize,
+    /// Pairs whose switch waits, where that is allowed.
+    pub(crate) pending: Option<Pending<session::Held>>,
+    /// Folios on which a store waits for an answer that the kernel would not take yet.
+    stores: Mutex<Vec<usize>>,
 }
 
 impl Mapped {
@@ -74,6 +80,7 @@ impl Mapped {
         page_size: PageSize,
         pages: usize,
         tiers: Vec<FileTier>,
+        deferral: Option<&Deferral>,
     ) -> Result<Self, CallError> {
         let page = page_size.bytes();
         let memory = Mapping::reserve_aligned(pages * page, TABLE_BYTES)?;
@@ -81,7 +88,8 @@ impl Mapped {
         unsafe { map::map_file_fixed(memory.range(), &tiers[0], 0) }?;
         advise::advise(memory.range(), Advice::DontFork)?;
         advise::populate_write(memory.range())?;
-        let blind = Blind::create(&uffd, page)?;
+        let at_once = deferral.map_or(0, |deferral| deferral.at_once_bytes.get());
+        let blind = Blind::create(&uffd, page, at_once)?;
         let slot = |index| AtomicU32::new(u32::try_from(index).unwrap_or(u32::MAX));
         Ok(Self {
             uffd,
@@ -93,6 +101,8 @@ impl Mapped {
             seams: Mutex::new(Seams::new(pages)),
             allowed: budget::allowed(),
             sessions: AtomicUsize::new(0),
+            pending: deferral.map(|deferral| Pending::new(deferral, page_size, pages)),
+            stores: Mutex::default(),
         })
     }
 
@@ -117,7 +127,8 @@ impl Mapped {
     }
 
     pub(crate) fn table_bytes(&self) -> usize {
-        size_of_val(&*self.slot) + self.seams().bytes()
+        let pending = self.pending.as_ref().map_or(0, Pending::bytes);
+        size_of_val(&*self.slot) + self.seams().bytes() + pending
     }
 
     /// Refuses a request that could bring the kernel's limit of mappings too close: each of its
@@ -134,9 +145,9 @@ impl Mapped {
     }
 
     /// Reads what has been reported: remap events, which need to be read and no more, and faults,
-    /// which end when their page is back unless they are on the blind itself. Says whether something
-    /// is left to do.
-    pub(crate) fn answer_events(&self) -> bool {
+    /// which end when their page is back unless they are on the blind itself, or are stores that were
+    /// held off. Says whether something is left to do.
+    pub(crate) fn answer_events(&self, table: &FolioTable) -> bool {
         let mut events = Vec::with_capacity(64);
         while self
             .uffd
@@ -144,12 +155,18 @@ impl Mapped {
             .is_ok_and(|count| count > 0)
         {
             for event in events.drain(..) {
-                if let Event::Pagefault { addr, .. } = event {
+                let Event::Pagefault { addr, flags, .. } = event else {
+                    continue;
+                };
+                if flags.contains(FaultFlags::WP) {
+                    self.see_store(addr);
+                } else {
                     self.blind.see_fault(addr);
                 }
             }
         }
-        self.blind.answer(&self.uffd)
+        let stores_left = self.answer_stores(table);
+        self.blind.answer(&self.uffd) || stores_left
     }
 
     /// Fills the pools of free slots by a little; says whether there is more to do. Not while pages

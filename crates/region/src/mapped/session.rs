@@ -68,6 +68,10 @@ pub(crate) struct Held {
     pub(super) frame: Option<usize>,
     at: At,
     mapped_by: Option<MappedBy>,
+    /// Stores are held off since this batch, or an earlier one of the same request.
+    pub(super) stores_held: bool,
+    /// It has been in the ledger.
+    pub(super) parked: bool,
 }
 
 /// What the call that mapped a folio again did to its neighbours.
@@ -112,7 +116,10 @@ impl<'r> Session<'r> {
         Self {
             memory,
             table,
-            epoch: Instant::now(),
+            epoch: memory
+                .pending
+                .as_ref()
+                .map_or_else(Instant::now, |pending| pending.epoch),
             keeper,
             locked: memory.locked(),
             cut_off: 0,
@@ -149,6 +156,8 @@ impl<'r> Session<'r> {
             frame: None,
             at: At::Source,
             mapped_by: None,
+            stores_held: false,
+            parked: false,
         }
     }
 
@@ -248,6 +257,11 @@ impl<'r> Session<'r> {
             // SAFETY: the folios are locked by this session and their contents are in these slots.
             unsafe { map::map_file_fixed(addresses.clone(), file, file.offset(slot)) }?;
             let _ = advise::advise(addresses.clone(), Advice::DontFork);
+        }
+        if self.memory.pending.is_some() {
+            // What is refused is tried again when stores are to be held off.
+            let _ = self.memory.register_for_stores(addresses.clone());
+            self.stores_are_free(&folios);
         }
         self.lock_again(folios);
         wake(&self.memory.uffd, addresses);
@@ -398,6 +412,7 @@ impl Platform for Session<'_> {
     fn remap(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
+            // Pairs of several requests settle together.
             adjacent(a, b) && a.to == b.to && a.frame.map(|slot| slot + 1) == b.frame
         });
         for run in runs {
@@ -410,7 +425,13 @@ impl Platform for Session<'_> {
                     self.no_longer_cut_off(run.len());
                     // The pages are there; this only saves the threads a fault for each. What it
                     // cannot do now they do themselves.
-                    let _ = advise::populate_write(self.addresses(folios.start, folios.len()));
+                    let addresses = self.addresses(folios.start, folios.len());
+                    let _ = if run[0].held.parked {
+                        // They are read, so they stay clean.
+                        advise::advise(addresses, Advice::PopulateRead)
+                    } else {
+                        advise::populate_write(addresses)
+                    };
                 }
                 Err(error) => {
                     let errno = error.errno;
@@ -425,12 +446,15 @@ impl Platform for Session<'_> {
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            let alike = a.at == At::Blind && b.at == At::Blind && a.from == b.from;
+            let alike = a.at == b.at && a.stores_held == b.stores_held && a.from == b.from;
             alike && adjacent(a, b) && a.source + 1 == b.source
         });
         for run in runs {
             let first = &run[0].held;
             if first.at != At::Blind {
+                if first.stores_held {
+                    self.let_stores_go(&(first.index..first.index + run.len()));
+                }
                 continue;
             }
             // There is no other place for these pages.
@@ -461,6 +485,10 @@ impl Platform for Session<'_> {
                 }
                 (_, Some(slot)) => {
                     free(held.to, slot);
+                    if held.parked {
+                        // The room that its request left taken.
+                        self.table.free_room(held.to, 1);
+                    }
                     None
                 }
                 (_, None) => None,

@@ -149,6 +149,11 @@ impl FileTier {
         self.merges
     }
 
+    /// Whether its pages are those of shared memory, which has no place elsewhere.
+    pub(crate) fn is_shared_memory(&self) -> bool {
+        self.kind == Kind::InMemory
+    }
+
     /// Whether fewer free slots have memory than the bound allows.
     pub(crate) fn is_short(&self) -> bool {
         self.kind != Kind::Device && self.lock().full() < self.bound

@@ -6,6 +6,7 @@ use transhume_copy::swap::{Buffered, Registers};
 use transhume_engine::{ExchangeReport, ExchangeRequest, exchange};
 
 use super::{Backing, Region, limit};
+use crate::deferral::Cause;
 use crate::error::RegionError;
 use crate::options::{AnySwapper, Options, Pages};
 use crate::runs::RunSet;
@@ -60,7 +61,7 @@ impl Region {
             Backing::Anonymous(_, core) if !core.memory.reuses_frames() => {
                 return Err(RegionError::ExchangeUndeclared);
             }
-            Backing::Anonymous(..) | Backing::Mapped(..) => {}
+            Backing::Anonymous(..) | Backing::Mapped { .. } => {}
         }
         let a = a.into().in_order(self.pages())?;
         let b = b.into().in_order(self.pages())?;
@@ -73,10 +74,11 @@ impl Region {
             both.insert(page..page + 1);
         }
         let table = self.table();
-        let claimed = self.claims.claim_in_place(both, table);
+        let claimed = self.claims.claim(both.clone(), table);
         let _claim = claimed.map_err(|page| RegionError::Overlap { page })?;
+        self.settle_pages(&both, Cause::Request);
         let pairs = a.into_iter().zip(b);
-        if let Backing::Mapped(_, core) = &self.backing {
+        if let Backing::Mapped { core, .. } = &self.backing {
             let calls = core.memory.calls_of_exchange(table, pairs.clone());
             core.memory.check_mappings(calls)?;
         }
@@ -95,7 +97,7 @@ impl Region {
                 let mut session = anonymous::Session::of_exchange(&core.memory, table, keeper);
                 exchange(&mut session, swapper.as_ref(), request)
             }
-            Backing::Mapped(keeper, core) => {
+            Backing::Mapped { keeper, core, .. } => {
                 let mut session = mapped::Session::of_exchange(&core.memory, table, keeper);
                 exchange(&mut session, swapper.as_ref(), request)
             }

@@ -19,6 +19,7 @@ mod exchange;
 mod herd;
 mod stress;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -27,7 +28,8 @@ use balance::Balance;
 use herd::Herd;
 use libtest_mimic::{Arguments, Trial};
 use transhume_region::{
-    Builder, Mechanism, Mode, Options, Outcome, PageSize, Pins, Place, Region, Tier, TierId,
+    Builder, Deferral, Mechanism, Mode, Options, Outcome, PageSize, Pins, Place, Region, Tier,
+    TierId,
 };
 use transhume_sys::inject::{self, Fault, Plan};
 use transhume_sys::uffd::{Allowed, Features, probe};
@@ -108,12 +110,36 @@ enum Which {
     All,
     /// Every third, which are cut off with those between them.
     Scattered,
+    /// All, with the switch deferred, of which only some fit into the ledger.
+    Deferred,
 }
 
 impl Which {
     fn pages(self, region: &Region) -> Vec<usize> {
-        let step = if self == Self::All { 1 } else { 3 };
+        let step = if self == Self::Scattered { 3 } else { 1 };
         (0..region.pages()).step_by(step).collect()
+    }
+
+    fn builder(self, kind: Kind) -> Builder {
+        let builder = kind.builder();
+        match self {
+            Self::All | Self::Scattered => builder,
+            Self::Deferred => builder.deferral(
+                Deferral::new(NonZeroUsize::new(6 << 20).unwrap())
+                    .at_once_bytes(NonZeroUsize::new(4 << 20).unwrap())
+                    .max_age(Duration::from_millis(20))
+                    .keep_free_bytes(0),
+            ),
+        }
+    }
+
+    fn options(self, mode: Mode) -> Options {
+        let options = Options::new().mode(mode);
+        if self == Self::Deferred {
+            options.deferred()
+        } else {
+            options
+        }
     }
 }
 
@@ -121,7 +147,12 @@ fn main() {
     let mut trials = Vec::new();
     for kind in Kind::ALL {
         for mode in [Mode::Async, Mode::Sync] {
-            for which in [Which::All, Which::Scattered] {
+            for which in [Which::All, Which::Scattered, Which::Deferred] {
+                if which == Which::Deferred
+                    && (mode == Mode::Sync || !matches!(kind, Kind::Memfd | Kind::Hugetlb))
+                {
+                    continue;
+                }
                 if which == Which::Scattered && !matches!(kind, Kind::Pooled | Kind::Fresh) {
                     continue;
                 }
@@ -232,13 +263,18 @@ pub(crate) fn check(region: &Region, report: &transhume_region::Report<TierId>, 
     for folio in report.folios() {
         let page = (folio.folio.page() / folio.folio.base_pages()) as usize;
         let there = region.tier_of(page).unwrap() == tier;
-        let says = !matches!(folio.outcome, Outcome::Stayed(_));
-        assert_eq!(there, says, "{folio:?}");
+        match folio.outcome {
+            // It may have been left where it was when it settled.
+            Outcome::Deferred => {}
+            Outcome::Moved | Outcome::AlreadyThere => assert!(there, "{folio:?}"),
+            Outcome::Stayed(_) => assert!(!there, "{folio:?}"),
+        }
     }
 }
 
 /// Which calls a whole migration makes, found out by counting.
-fn calls_of(region: &Region, pages: &[usize]) -> Vec<Call> {
+fn calls_of(region: &Region, which: Which) -> Vec<Call> {
+    let pages = which.pages(region);
     let before = Call::ALL
         .iter()
         .map(|&call| inject::calls(call))
@@ -246,7 +282,7 @@ fn calls_of(region: &Region, pages: &[usize]) -> Vec<Call> {
     for tier in ["far", "near"] {
         assert!(
             region
-                .migrate(pages, tier, &Options::new())
+                .migrate(&pages[..], tier, &which.options(Mode::Async))
                 .unwrap()
                 .is_complete()
         );
@@ -260,17 +296,17 @@ fn calls_of(region: &Region, pages: &[usize]) -> Vec<Call> {
 
 fn every_call_fails(kind: Kind, mode: Mode, which: Which) {
     let calls = {
-        let region = kind.region();
-        calls_of(&region, &which.pages(&region))
+        let region = which.builder(kind).build().unwrap();
+        calls_of(&region, which)
     };
     assert!(!calls.is_empty());
     let mut fired = 0;
     let owner = Balance::new();
     let owned = || {
-        let builder = kind.builder().owner(Arc::clone(&owner) as _);
+        let builder = which.builder(kind).owner(Arc::clone(&owner) as _);
         builder.build().unwrap()
     };
-    if which == Which::All {
+    if which != Which::Scattered {
         fired += these_calls_fail(&owned(), &owner, &calls, mode, which);
     } else {
         // A region of which the kernel has once refused to cut off scattered pages together does not
@@ -347,8 +383,11 @@ fn these_calls_fail(
                     let tier = region.tiers()[round % 2].name();
                     let armed = inject::arm(call, Plan { skip, times, fault });
                     let report = region
-                        .migrate(&pages[..], tier, &Options::new().mode(mode))
+                        .migrate(&pages[..], tier, &which.options(mode))
                         .unwrap();
+                    if which == Which::Deferred {
+                        region.settle(..).unwrap();
+                    }
                     fired += u64::from(armed.fired() > 0);
                     drop(armed);
                     check(region, &report, tier);

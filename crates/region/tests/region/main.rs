@@ -18,6 +18,7 @@
 #[allow(dead_code, reason = "its main")]
 mod buffer_pool;
 mod dax;
+mod deferral;
 mod dma;
 mod exchange;
 mod forks;
@@ -54,6 +55,7 @@ fn main() {
         dax::CASES,
         dma::CASES,
         scattered::CASES,
+        deferral::CASES,
         move_pages::CASES,
         owners::CASES,
         exchange::CASES,

@@ -14,6 +14,10 @@ pub(crate) enum Need {
     Move,
     /// One with remap events, for mapped backing.
     Blind,
+    /// One that holds stores off shared memory, with remap events.
+    Stores,
+    /// A counter of shootdowns.
+    Counter,
     /// Transparent huge pages where they are asked for.
     HugePages,
     /// So many free huge pages in the hugetlb pool.
@@ -38,6 +42,13 @@ impl Need {
         match self {
             Self::Move => feature(Features::MOVE, "UFFDIO_MOVE"),
             Self::Blind => feature(Features::EVENT_REMAP, "userfaultfd remap events"),
+            Self::Stores => Self::Blind.missing().or_else(|| {
+                let held = Features::WP_HUGETLBFS_SHMEM;
+                feature(held, "write protection of shared memory by userfaultfd")
+            }),
+            Self::Counter => transhume_sys::shootdown::ShootdownCounter::open_for_this_thread()
+                .err()
+                .map(|error| error.to_string()),
             Self::HugePages => {
                 let enabled = read("/sys/kernel/mm/transparent_hugepage/enabled");
                 enabled

@@ -78,7 +78,7 @@ impl Tracepoint {
         let open = || {
             hook::whole(Call::PerfEventOpen)?;
             let counter = Self {
-                fd: perf_event_open(event.id, scope)?,
+                fd: perf_event_open(TYPE_TRACEPOINT, event.id, scope)?,
             };
             counter.set_filter(&format!("reason=={}", event.send_ipi))?;
             Ok(counter)
@@ -122,11 +122,25 @@ impl Tracepoint {
     }
 }
 
-fn perf_event_open(tracepoint: u64, scope: Scope) -> Result<OwnedFd, Errno> {
+/// Opens a counter of misses in a cache of the CPU, which counts the calling thread.
+pub(crate) fn open_cache_misses(cache: u64) -> Result<OwnedFd, Errno> {
+    const TYPE_HW_CACHE: u32 = 3;
+    const OP_READ: u64 = 0;
+    const RESULT_MISS: u64 = 1;
+    let config = cache | (OP_READ << 8) | (RESULT_MISS << 16);
+    let fd = perf_event_open(TYPE_HW_CACHE, config, Scope::Thread(None))?;
+    // SAFETY: this number takes no argument.
+    let enable = unsafe { NoArg::<IOC_ENABLE>::new() };
+    // SAFETY: `fd` is a perf event, and the number switches it on.
+    unsafe { ioctl::ioctl(&fd, enable) }?;
+    Ok(fd)
+}
+
+fn perf_event_open(kind: u32, config: u64, scope: Scope) -> Result<OwnedFd, Errno> {
     let attr = Attr {
-        kind: TYPE_TRACEPOINT,
+        kind,
         size: ATTR_SIZE_VER0,
-        config: tracepoint,
+        config,
         flags: FLAG_DISABLED,
         ..Attr::default()
     };

@@ -1,0 +1,335 @@
+//! Pairs whose switch waits (\[deferred-flush\]).
+
+use alloc::vec::Vec;
+use core::num::NonZeroU64;
+use core::time::Duration;
+
+use crate::defer::Settlement;
+use crate::failure::Failure;
+use crate::folio::Folio;
+use crate::generation::Generation;
+use crate::platform::Entry;
+use crate::report::Outcome;
+
+/// So many folios are remembered that stayed.
+const MOST_STAYED: usize = 1 << 16;
+
+/// A folio whose contents are at its source and at its destination. It is locked, nobody can store to
+/// it, and readers use either frame.
+#[derive(Debug)]
+pub(crate) struct Pair<H> {
+    pub(crate) entry: Entry<H>,
+    pub(crate) recorded: Generation,
+    since: Duration,
+}
+
+/// The pairs of a tier, or of a region, that wait for their switch.
+///
+/// It holds two frames for each folio, so it has a limit, which nothing exceeds: room is
+/// [promised](Self::promise) before frames are reserved. It allocates when room is promised, when no
+/// folio of the batch is locked yet, and not when pairs are recorded.
+#[derive(Debug)]
+pub struct Ledger<H> {
+    /// In the order of their folios.
+    pairs: Vec<Pair<H>>,
+    limit: NonZeroU64,
+    at_once: NonZeroU64,
+    base_pages: u64,
+    promised: u64,
+    stayed: Vec<(Folio, Failure)>,
+    stayed_in_all: u64,
+}
+
+impl<H> Ledger<H> {
+    /// One that takes pairs of `limit` base pages in all, of which `at_once` may be switched by one
+    /// shootdown: readers of any of them wait for the whole switch.
+    #[must_use]
+    pub const fn new(limit: NonZeroU64, at_once: NonZeroU64) -> Self {
+        Self {
+            pairs: Vec::new(),
+            limit,
+            at_once,
+            base_pages: 0,
+            promised: 0,
+            stayed: Vec::new(),
+            stayed_in_all: 0,
+        }
+    }
+
+    /// How many base pages one shootdown may switch.
+    #[must_use]
+    pub const fn at_once(&self) -> NonZeroU64 {
+        self.at_once
+    }
+
+    /// Remembers which folios of a settlement stayed at their source, up to 65,536 of them.
+    pub fn note(&mut self, settlement: &Settlement) {
+        for &(folio, outcome) in &settlement.outcomes {
+            if let Outcome::Stayed(failure) = outcome {
+                self.stayed_in_all += 1;
+                if self.stayed.len() < MOST_STAYED {
+                    self.stayed.push((folio, failure));
+                }
+            }
+        }
+    }
+
+    /// Takes out what was remembered: folios whose request was told that they are deferred, and which
+    /// could not be switched, and why.
+    pub fn take_stayed(&mut self) -> Vec<(Folio, Failure)> {
+        core::mem::take(&mut self.stayed)
+    }
+
+    /// How many folios have stayed so, remembered or not.
+    #[must_use]
+    pub const fn stayed(&self) -> u64 {
+        self.stayed_in_all
+    }
+
+    /// Memory that the list of pairs takes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.pairs.capacity() * size_of::<Pair<H>>()
+    }
+
+    /// How many pairs wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// How many base pages the pairs have, each counted once: so many frames are held beyond those
+    /// that the folios need.
+    #[must_use]
+    pub const fn base_pages(&self) -> u64 {
+        self.base_pages
+    }
+
+    /// How many base pages more can be promised.
+    #[must_use]
+    pub const fn room(&self) -> u64 {
+        self.limit
+            .get()
+            .saturating_sub(self.base_pages + self.promised)
+    }
+
+    /// When the oldest pair was recorded, by the platform's clock.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Duration> {
+        self.pairs.iter().map(|pair| pair.since).min()
+    }
+
+    /// Keeps room for folios that are about to be reserved; says whether there was so much.
+    #[must_use]
+    pub fn promise(&mut self, base_pages: u64) -> bool {
+        if base_pages > self.room() {
+            return false;
+        }
+        self.promised += base_pages;
+        // Every promised base page may be a pair.
+        let promised = usize::try_from(self.promised).unwrap_or(usize::MAX);
+        self.pairs.reserve(promised);
+        true
+    }
+
+    /// Gives back what was promised and is not needed.
+    pub const fn withdraw(&mut self, base_pages: u64) {
+        self.promised = self.promised.saturating_sub(base_pages);
+    }
+
+    /// Records pairs under a promise that covers them. Allocates nothing.
+    pub fn add(
+        &mut self,
+        entries: impl Iterator<Item = Entry<H>>,
+        recorded: Generation,
+        since: Duration,
+    ) {
+        let mut in_order = true;
+        for entry in entries {
+            let folio = entry.folio();
+            in_order &= self
+                .pairs
+                .last()
+                .is_none_or(|last| last.entry.folio() < folio);
+            self.base_pages += folio.base_pages();
+            self.withdraw(folio.base_pages());
+            self.pairs.push(Pair {
+                entry,
+                recorded,
+                since,
+            });
+        }
+        if !in_order {
+            self.pairs.sort_unstable_by_key(|pair| pair.entry.folio());
+        }
+    }
+
+    /// Whether the folio is one of the pairs.
+    #[must_use]
+    pub fn contains(&self, folio: Folio) -> bool {
+        self.pairs
+            .binary_search_by_key(&folio, |pair| pair.entry.folio())
+            .is_ok()
+    }
+
+    /// Takes out the pairs of which `which` says so, to be settled.
+    pub fn take(&mut self, mut which: impl FnMut(Folio) -> bool) -> Parked<H> {
+        self.take_pairs(|pair| which(pair.entry.folio()))
+    }
+
+    /// Takes out all pairs that were recorded at `when` or before, by the platform's clock.
+    pub fn take_older(&mut self, when: Duration) -> Parked<H> {
+        self.take_pairs(|pair| pair.since <= when)
+    }
+
+    /// Takes out the pair of this folio with those beside it, up to `most` base pages in all: folios
+    /// that continue each other are switched together. Nothing if the folio is none of the pairs.
+    pub fn take_run(&mut self, folio: Folio, most: NonZeroU64) -> Parked<H> {
+        let found = self
+            .pairs
+            .binary_search_by_key(&folio, |pair| pair.entry.folio());
+        let Ok(at) = found else {
+            return Parked { pairs: Vec::new() };
+        };
+        let continues = |left: &Pair<H>, right: &Pair<H>| {
+            let left = left.entry.folio();
+            left.page() + left.base_pages() == right.entry.folio().page()
+        };
+        let (mut start, mut end) = (at, at + 1);
+        let mut room = most.get().saturating_sub(folio.base_pages());
+        let mut fits = |pair: &Pair<H>| {
+            let left = room.checked_sub(pair.entry.folio().base_pages());
+            left.map(|left| room = left).is_some()
+        };
+        while end < self.pairs.len()
+            && continues(&self.pairs[end - 1], &self.pairs[end])
+            && fits(&self.pairs[end])
+        {
+            end += 1;
+        }
+        while start > 0
+            && continues(&self.pairs[start - 1], &self.pairs[start])
+            && fits(&self.pairs[start - 1])
+        {
+            start -= 1;
+        }
+        let pairs = self.pairs.drain(start..end).collect();
+        self.taken(pairs)
+    }
+
+    fn take_pairs(&mut self, mut which: impl FnMut(&Pair<H>) -> bool) -> Parked<H> {
+        let pairs = self.pairs.extract_if(.., |pair| which(pair)).collect();
+        self.taken(pairs)
+    }
+
+    fn taken(&mut self, pairs: Vec<Pair<H>>) -> Parked<H> {
+        let base_pages = pairs.iter().map(|pair| pair.entry.folio().base_pages());
+        self.base_pages -= base_pages.sum::<u64>();
+        Parked { pairs }
+    }
+}
+
+/// Pairs that have been taken out of their ledger to be [settled](crate::settle), in the order of
+/// their folios. They are locked, and stay so if this is dropped.
+#[must_use = "the folios stay locked until they are settled"]
+#[derive(Debug)]
+pub struct Parked<H> {
+    pub(crate) pairs: Vec<Pair<H>>,
+}
+
+impl<H> Parked<H> {
+    /// How many pairs.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// Their folios.
+    pub fn folios(&self) -> impl ExactSizeIterator<Item = Folio> + '_ {
+        self.pairs.iter().map(|pair| pair.entry.folio())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folio::Order;
+
+    fn ledger(limit: u64) -> Ledger<()> {
+        let limit = NonZeroU64::new(limit).unwrap();
+        Ledger::new(limit, limit)
+    }
+
+    fn record(ledger: &mut Ledger<()>, pages: &[u64], since: u64) {
+        assert!(ledger.promise(pages.len() as u64));
+        let entries = pages
+            .iter()
+            .map(|&page| Entry::new(0, Folio::base(page).unwrap(), ()));
+        ledger.add(entries, Generation::default(), Duration::from_secs(since));
+    }
+
+    fn pages(parked: &Parked<()>) -> Vec<u64> {
+        parked.folios().map(Folio::page).collect()
+    }
+
+    #[test]
+    fn it_never_takes_more_than_its_limit() {
+        let mut ledger = ledger(4);
+        record(&mut ledger, &[1, 2], 0);
+        assert!(ledger.promise(2));
+        assert!(!ledger.promise(1), "what is promised counts");
+        ledger.withdraw(1);
+        assert!(ledger.promise(1) && ledger.room() == 0);
+        ledger.withdraw(2);
+        assert_eq!(ledger.take(|folio| folio.page() == 1).len(), 1);
+        assert_eq!((ledger.base_pages(), ledger.room()), (1, 3));
+    }
+
+    #[test]
+    fn pairs_are_found_by_folio_age_and_run() {
+        let mut ledger = ledger(100);
+        record(&mut ledger, &[7, 8, 20], 2);
+        record(&mut ledger, &[5, 6, 9, 10], 1);
+        assert_eq!(ledger.oldest(), Some(Duration::from_secs(1)));
+        assert!(ledger.contains(Folio::base(9).unwrap()));
+        assert!(!ledger.contains(Folio::base(11).unwrap()));
+        let most = |base_pages| NonZeroU64::new(base_pages).unwrap();
+        assert!(
+            ledger
+                .take_run(Folio::base(11).unwrap(), most(9))
+                .is_empty()
+        );
+        let run = ledger.take_run(Folio::base(7).unwrap(), most(5));
+        assert_eq!(pages(&run), [6, 7, 8, 9, 10], "after it first, then before");
+        assert_eq!(pages(&ledger.take_older(Duration::from_secs(1))), [5]);
+        assert_eq!(pages(&ledger.take(|_| true)), [20]);
+        assert!(ledger.is_empty() && ledger.base_pages() == 0 && ledger.oldest().is_none());
+    }
+
+    #[test]
+    fn a_run_counts_base_pages() {
+        let mut ledger = ledger(2048);
+        let huge = |n: u64| Folio::new(n * 512, Order::HUGE).unwrap();
+        assert!(ledger.promise(1536));
+        let entries = (0..3).map(|n| Entry::new(0, huge(n), ()));
+        ledger.add(entries, Generation::default(), Duration::ZERO);
+        let one = NonZeroU64::new(512).unwrap();
+        assert_eq!(
+            ledger.take_run(huge(1), one).folios().collect::<Vec<_>>(),
+            [huge(1)]
+        );
+        assert_eq!(ledger.base_pages(), 1024);
+    }
+}
