@@ -7,7 +7,8 @@
 //! - [`Streaming`]: non-temporal stores, which do not read the destination into the cache first,
 //! - [`Threads`]: a pool of pinned threads, which split one large folio or share many (\[fast-copy\]).
 //!
-//! [`registry`] names them for a command line, and says which this machine has.
+//! [`registry`] names them for a command line, and says which this machine has. A [`Switch`] is the
+//! copier in use, and can be changed while migrations run; [`control`] lets another process do so.
 //!
 //! # Memory that others write
 //!
@@ -16,22 +17,27 @@
 //! the promise made at [`CopyJob::new`].
 
 mod board;
+pub mod control;
 mod job;
 mod memcpy;
 mod parts;
 mod placement;
 mod pool;
 mod raw;
+mod reasons;
 pub mod registry;
 mod streaming;
+mod switch;
 mod threads;
 
 pub use job::CopyJob;
 pub use memcpy::Memcpy;
 pub use placement::{Cpu, Topology};
 pub use raw::{RawArea, copy_once};
+pub use reasons::{Reasons, UnknownReason};
 pub use registry::{EngineInfo, SharedCopier, UnknownCopier, by_name, engines};
 pub use streaming::{Isa, Streaming, Unavailable};
+pub use switch::{Beside, Choice, CopierTally, ForReason, InUse, Switch, SwitchError, Tally};
 pub use threads::{Inner, Threads, ThreadsError, ThreadsOptions};
 
 /// How bytes are moved; what [`Threads`] is made of.
