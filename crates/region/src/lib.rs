@@ -80,6 +80,7 @@ pub use options::{AnyCopier, KernelAccess, Neighbours, Options, Pages, Pins};
 pub use pin::Pin;
 pub use region::{Region, TierUsage, Usage};
 pub use tier::{PageSize, Place, Tier, TierId};
+pub use transhume_copy::{Choice, InUse, Reasons, Switch, SwitchError, Tally, control};
 pub use transhume_engine::{Failure, Folio, Mode, Outcome, Reason, Report, Step, Why};
 
 use transhume_engine::Order;
