@@ -14,6 +14,7 @@
     reason = "a test"
 )]
 
+mod copiers;
 mod dax;
 mod forks;
 mod herd;
@@ -48,6 +49,7 @@ fn main() {
         dax::CASES,
         scattered::CASES,
         move_pages::CASES,
+        copiers::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();
