@@ -22,9 +22,10 @@
 //! ```
 //!
 //! A name is one that [`by_name`](crate::by_name) takes, reasons are as in [`Reasons`](crate::Reasons).
-//! The answer begins with `transhume 1 ok` or is the one line `transhume 1 error WHY`. In the lines
-//! that follow `ok` fields are parted by tabs; the last line is `end`, without which it is not whole.
-//! Lines and figures that one does not know are passed over.
+//! The answer begins with `transhume 1 ok`, or is the one line `transhume 1 error WHY` where nothing was
+//! changed, or `transhume 1 failed WHY` where something was. In the lines that follow `ok` fields are
+//! parted by tabs; the last line is `end`, without which it is not whole. Lines and figures that one
+//! does not know are passed over.
 //!
 //! ```text
 //! before   NAME   REASONS                         after `use`: what was in use

@@ -159,8 +159,8 @@ pub struct CopierTally {
 ///
 /// # Where it cannot be changed
 ///
-/// Not by a copier, while it copies ([`SwitchError::InsideCopier`]). Nor can a copier copy through a
-/// switch, which could go round in a circle: the jobs are declined. A copier that panics is over with
+/// Not by a copier, while it copies ([`SwitchError::InsideCopier`]). Nor can one that a switch has
+/// chosen copy through a switch, which could go round in a circle: such jobs are declined. A copier that panics is over with
 /// its copy; the panic goes on to whoever migrates, and the switch serves as before. In the child of a
 /// fork copies go on as they were and nothing can be changed; it can make a switch of its own.
 pub struct Switch {
@@ -214,7 +214,7 @@ impl Switch {
     }
 
     fn select_within(&self, choice: Choice, patience: Duration) -> Result<Choice, SwitchError> {
-        if COPYING.get() {
+        if COPYING.get() != Copying::No {
             return Err(SwitchError::InsideCopier);
         }
         if self.process != std::process::id() {
@@ -322,29 +322,43 @@ impl fmt::Debug for Switch {
 }
 
 thread_local! {
-    static COPYING: Cell<bool> = const { Cell::new(false) };
+    static COPYING: Cell<Copying> = const { Cell::new(Copying::No) };
+}
+
+/// Where this thread is.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Copying {
+    /// In no copier.
+    No,
+    /// In one that a request named.
+    Beside,
+    /// In one that a switch has chosen.
+    Through,
 }
 
 /// This thread is in a copier, until it is dropped.
-struct Copying {
+struct Inside {
+    before: Copying,
     /// It belongs to the thread.
     _thread: PhantomData<*const ()>,
 }
 
-impl Copying {
-    /// Nothing if it is in one already.
-    fn begin() -> Option<Self> {
-        let outermost = !COPYING.replace(true);
-        // Not made and dropped where it is not: that would end the outer one.
-        outermost.then(|| Self {
+impl Inside {
+    fn begin(copying: Copying) -> Self {
+        let before = COPYING.get();
+        if before < copying {
+            COPYING.set(copying);
+        }
+        Self {
+            before,
             _thread: PhantomData,
-        })
+        }
     }
 }
 
-impl Drop for Copying {
+impl Drop for Inside {
     fn drop(&mut self) {
-        COPYING.set(false);
+        COPYING.set(self.before);
     }
 }
 
@@ -361,9 +375,10 @@ impl Copier<CopyJob> for ForReason {
     }
 
     fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        let Some(_copying) = Copying::begin() else {
+        if COPYING.get() == Copying::Through {
             return answers.fill(CopyAnswer::Declined);
-        };
+        }
+        let _inside = Inside::begin(Copying::Through);
         self.switch.chosen.with(|chosen| {
             if chosen.choice.only.contains(self.reason) {
                 let copier = &*chosen.choice.copier;
@@ -395,10 +410,8 @@ impl Copier<CopyJob> for Beside {
     }
 
     fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        match Copying::begin() {
-            Some(_copying) => self.account.copy(&*self.copier, jobs, answers),
-            None => answers.fill(CopyAnswer::Declined),
-        }
+        let _inside = Inside::begin(Copying::Beside);
+        self.account.copy(&*self.copier, jobs, answers);
     }
 }
 

@@ -1,6 +1,7 @@
 //! `transhume bench`: live memory migrates in several ways, side by side.
 
 mod cell;
+mod copier;
 mod cpus;
 mod group;
 mod moving;
@@ -40,7 +41,8 @@ enum Figures<'r> {
 
 pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
     let sink = args.json.as_deref().map(Sink::open).transpose()?;
-    let plan = plan::make(args)?;
+    let copier = copier::Chosen::make(args)?;
+    let plan = plan::make(args, &copier.copier)?;
     let moves = moving::make(args)?;
     let of_moves = moves.iter().flat_map(|moves| &moves.groups);
     let runs = of_moves.map(|group| group.runs(args.runs));

@@ -12,10 +12,8 @@ use super::cell::{Cell, Group, Table};
 use crate::args::{Backing, Bench, What};
 use crate::error::CliError;
 
-/// All groups that the command line asks for.
-pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
-    let refused = |error: transhume_copy::UnknownCopier| CliError::Refused(error.to_string());
-    let copier = by_name(&args.copier, args.threads).map_err(refused)?;
+/// All groups that the command line asks for, those of `flush` and `batch` with this copier.
+pub(crate) fn make(args: &Bench, copier: &SharedCopier) -> Result<Vec<Group>, CliError> {
     let threads = args.threads.map_or_else(cpus, NonZeroUsize::get);
     let asks = |what| args.what == What::All || args.what == what;
     if args.backing == Backing::Hugetlb && args.page_size == Some(PageSize::Base) {
@@ -39,10 +37,10 @@ pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
             size,
             Pins::Declared,
             batches,
-            &copier,
+            copier,
         ));
         if args.backing == Backing::Anonymous && size == PageSize::Base {
-            groups.push(scattered(args, &copier));
+            groups.push(scattered(args, copier));
         }
         if args.backing == Backing::Anonymous {
             let largest = &batches[batches.len() - 1..];
@@ -52,7 +50,7 @@ pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
                 size,
                 Pins::Undeclared,
                 largest,
-                &copier,
+                copier,
             ));
         }
     }
@@ -71,7 +69,7 @@ pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
             size,
             Pins::Declared,
             batches,
-            &copier,
+            copier,
         ));
     }
     for group in &groups {

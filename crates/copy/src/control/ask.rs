@@ -91,9 +91,15 @@ pub enum AskError {
     /// The socket is another user's.
     #[error("it belongs to another user; cure: ask as the user whose process it is, or as root")]
     NotAllowed,
-    /// The application answered that it does not do it, for this reason.
+    /// No copier can have such a name.
+    #[error("'{}' cannot be the name of a copier", .0.escape_debug())]
+    Name(String),
+    /// The application answered that it does not do it, for this reason. Nothing was changed.
     #[error("{0}")]
     Refused(String),
+    /// The application answered that something of it failed.
+    #[error("{0}")]
+    Failed(String),
     /// What came is no answer, or not all of one.
     #[error("what answers there is not this protocol, or it stopped in the middle")]
     NotWhole,
@@ -112,6 +118,7 @@ pub enum AskError {
 /// See [`AskError`].
 pub fn ask(path: impl AsRef<Path>, request: &Request) -> Result<Answer, AskError> {
     let path = path.as_ref();
+    let request = message::write_request(request)?;
     let mut stream = match connect(path).map_err(AskError::Io)? {
         Connection::Made(stream) => stream,
         Connection::Absent => return Err(AskError::Absent),
@@ -124,16 +131,13 @@ pub fn ask(path: impl AsRef<Path>, request: &Request) -> Result<Answer, AskError
     if !may(peer.uid) {
         return Err(AskError::NotAllowed);
     }
-    let answer = exchange(&mut stream, &message::write_request(request)).map_err(|error| {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Silent,
-            io::ErrorKind::InvalidData => AskError::NotWhole,
-            _ => AskError::Io(error),
-        }
+    let answer = exchange(&mut stream, &request).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Silent,
+        io::ErrorKind::InvalidData => AskError::NotWhole,
+        _ => AskError::Io(error),
     })?;
     let answer = message::read_answer(&answer).ok_or(AskError::NotWhole)?;
-    let answer = answer.map_err(AskError::Refused)?;
-    Ok(Answer {
+    answer.map(|answer| Answer {
         pid: peer.pid,
         ..answer
     })
@@ -143,8 +147,22 @@ fn exchange(stream: &mut UnixStream, request: &str) -> io::Result<String> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
-    Ok(answer)
+    // Who is refused is told so and cut off, and may find out while it writes or after it has read that.
+    let cut_off = |error: &io::Error| {
+        let kind = error.kind();
+        matches!(
+            kind,
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+        )
+    };
+    match stream.write_all(request.as_bytes()) {
+        Err(error) if !cut_off(&error) => return Err(error),
+        _ => {}
+    }
+    let mut answer = Vec::new();
+    match stream.take(LONGEST_ANSWER).read_to_end(&mut answer) {
+        Err(error) if !cut_off(&error) => return Err(error),
+        _ => {}
+    }
+    String::from_utf8(answer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::ask::{Answer, Engine, Request};
+use super::ask::{Answer, AskError, Engine, Request};
 use crate::registry::EngineInfo;
 use crate::{CopierTally, InUse, Reasons, Tally};
 
@@ -13,11 +13,18 @@ pub(super) const LONGEST_REQUEST: usize = 512;
 const GREETING: &str = "transhume 1 ";
 
 /// A request as a line.
-pub(super) fn write_request(request: &Request) -> String {
-    match request {
+pub(super) fn write_request(request: &Request) -> Result<String, AskError> {
+    Ok(match request {
         Request::Show => format!("{GREETING}show\n"),
-        Request::Use { name, only } => format!("{GREETING}use {name} {only}\n"),
-    }
+        Request::Use { name, only } => {
+            let line = format!("{GREETING}use {name} {only}\n");
+            let is_word = !name.is_empty() && !name.contains(|c: char| c.is_whitespace());
+            if !is_word || line.len() > LONGEST_REQUEST {
+                return Err(AskError::Name(name.clone()));
+            }
+            line
+        }
+    })
 }
 
 /// The request of a line, or what is wrong with it.
@@ -60,8 +67,14 @@ fn clean(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
+/// Nothing was done, for this reason.
 pub(super) fn write_error(why: &str) -> String {
     format!("{GREETING}error {}\n", clean(why))
+}
+
+/// Something was done, and this failed.
+pub(super) fn write_failed(why: &str) -> String {
+    format!("{GREETING}failed {}\n", clean(why))
 }
 
 pub(super) fn write_answer(
@@ -114,11 +127,14 @@ fn figures(tally: &mut Tally) -> Figures<'_> {
 }
 
 /// What an answer says: itself, or why the other side refused. Nothing if it is not whole.
-pub(super) fn read_answer(text: &str) -> Option<Result<Answer, String>> {
+pub(super) fn read_answer(text: &str) -> Option<Result<Answer, AskError>> {
     let (first, rest) = text.split_once('\n')?;
     let first = first.strip_prefix(GREETING)?;
     if let Some(why) = first.strip_prefix("error ") {
-        return Some(Err(clean(why)));
+        return Some(Err(AskError::Refused(clean(why))));
+    }
+    if let Some(why) = first.strip_prefix("failed ") {
+        return Some(Err(AskError::Failed(clean(why))));
     }
     let body = rest.strip_suffix("end\n").filter(|_| first == "ok")?;
     let mut answer = Answer::default();
@@ -213,7 +229,7 @@ mod tests {
                 only: in_use.only,
             },
         ] {
-            let line = write_request(&request);
+            let line = write_request(&request).unwrap();
             assert_eq!(read_request(line.trim_end().as_bytes()), Ok(request));
         }
     }
@@ -226,12 +242,12 @@ mod tests {
         };
         let text = write_answer(None, &in_use, &crate::engines(), &[]);
         for cut in 0..text.len() {
-            assert_eq!(read_answer(&text[..cut]), None, "{cut}");
+            assert!(read_answer(&text[..cut]).is_none(), "{cut}");
         }
-        assert!(read_answer(&text).is_some());
         // What a later program of this version may add.
         let more = text.replace("in-use", "news\t1\nin-use");
-        assert_eq!(read_answer(&more), read_answer(&text));
+        let read = |text| read_answer(text).unwrap().unwrap();
+        assert_eq!(read(&more), read(&text));
     }
 
     #[test]
@@ -243,7 +259,17 @@ mod tests {
         let text = write_answer(None, &in_use, &[], &[]);
         let answer = read_answer(&text).unwrap().unwrap();
         assert_eq!(answer.in_use.name, "a?b?end?c?[2J");
-        assert_eq!(write_error("two\nlines").lines().count(), 1);
+        for refusal in [write_error("two\nlines"), write_failed("two\nlines")] {
+            assert_eq!(refusal.lines().count(), 1);
+            assert!(read_answer(&refusal).unwrap().is_err());
+        }
+        for name in ["", "a b", "a\nb", &"x".repeat(500)] {
+            let request = Request::Use {
+                name: name.to_owned(),
+                only: Reasons::ALL,
+            };
+            assert!(matches!(write_request(&request), Err(AskError::Name(_))));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::ask::Request;
 use super::client::{Client, Next};
 use super::message;
 use super::socket::{ControlError, Socket, may};
-use crate::{Choice, InUse, Switch, engines};
+use crate::{Choice, InUse, Switch, SwitchError, engines};
 
 /// Connections that are served at once; others wait to be accepted.
 const MOST_CLIENTS: usize = 32;
@@ -193,30 +193,34 @@ impl Serving {
     }
 
     fn answer(&self, line: &[u8]) -> String {
-        match message::read_request(line).and_then(|request| self.fulfil(request)) {
-            Ok(answer) => answer,
-            Err(why) => message::write_error(&why),
-        }
-    }
-
-    fn fulfil(&self, request: Request) -> Result<String, String> {
+        let request = match message::read_request(line) {
+            Ok(request) => request,
+            Err(why) => return message::write_error(&why),
+        };
         let before = match request {
             Request::Show => None,
             Request::Use { name, only } => {
-                let choice = Choice::named(&name).map_err(|unknown| unknown.to_string())?;
-                let before = self.switch.select(choice.only(only));
-                let before = before.map_err(|refused| refused.to_string())?;
-                Some(InUse {
-                    name: before.copier.name().to_owned(),
-                    only: before.only,
-                })
+                let choice = match Choice::named(&name) {
+                    Ok(choice) => choice.only(only),
+                    Err(unknown) => return message::write_error(&unknown.to_string()),
+                };
+                match self.switch.select(choice) {
+                    Ok(before) => Some(InUse {
+                        name: before.copier.name().to_owned(),
+                        only: before.only,
+                    }),
+                    Err(late @ SwitchError::NotReturned { .. }) => {
+                        return message::write_failed(&late.to_string());
+                    }
+                    Err(refused) => return message::write_error(&refused.to_string()),
+                }
             }
         };
-        Ok(message::write_answer(
+        message::write_answer(
             before.as_ref(),
             &self.switch.in_use(),
             &engines(),
             &self.switch.statistics(),
-        ))
+        )
     }
 }

@@ -219,7 +219,6 @@ fn a_copier_can_neither_change_what_is_in_use_nor_copy_through_it() {
             seen.lock().unwrap().push(refused.unwrap_err());
             switch.for_reason(Reason::UserCall).copy(jobs, answers);
             assert!(answers.iter().all(|&answer| answer == CopyAnswer::Declined));
-            switch.beside(Arc::new(Memcpy)).copy(jobs, answers);
         })
     };
     let switch = Arc::new(Switch::new(circular));
@@ -228,6 +227,20 @@ fn a_copier_can_neither_change_what_is_in_use_nor_copy_through_it() {
     assert_eq!(answers, [CopyAnswer::Declined; 3]);
     assert_eq!(*seen.lock().unwrap(), [SwitchError::InsideCopier]);
     assert_eq!(tally_of(&switch, "circular").declined, 3);
+    // A request that names it is no better off, and one that names a switch copies through that.
+    let other = Arc::new(Switch::default());
+    let circular = switch.select(Arc::new(Memcpy) as SharedCopier).unwrap();
+    *slot.lock().unwrap() = Arc::downgrade(&other);
+    let beside = other.beside(circular.copier);
+    assert_eq!(
+        catch_unwind(AssertUnwindSafe(|| copy(&beside, 3))).ok(),
+        None
+    );
+    assert_eq!(seen.lock().unwrap().len(), 2);
+    let through = Arc::new(switch.for_reason(Reason::UserCall));
+    assert_eq!(copy(&other.beside(through), 2), [CopyAnswer::Copied; 2]);
+    assert_eq!(tally_of(&other, "switch").copied, 2);
+    assert_eq!(tally_of(&switch, "memcpy").copied, 2);
     // The thread is out of it.
     switch.select(Arc::new(Memcpy) as SharedCopier).unwrap();
     assert_eq!(
