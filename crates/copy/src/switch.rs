@@ -8,6 +8,7 @@
 
 mod slots;
 mod tally;
+mod through;
 
 /// What [`slots`] is made of; its model checker has others.
 mod sync {
@@ -16,18 +17,17 @@ mod sync {
     pub(super) use std::sync::{RwLock, TryLockError};
 }
 
-use std::cell::Cell;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use transhume_engine::{Copier, CopyAnswer, Reason};
+use transhume_engine::{Copier, Reason};
 
-use crate::{CopyJob, Memcpy, Reasons, SharedCopier, UnknownCopier, by_name};
+use crate::{Memcpy, Reasons, SharedCopier, UnknownCopier, by_name};
 use slots::Slots;
 use tally::Account;
 pub use tally::Tally;
+pub use through::{Beside, ForReason};
 
 /// How long a change waits for copies that began before it. Copiers have deadlines well below.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -214,7 +214,7 @@ impl Switch {
     }
 
     fn select_within(&self, choice: Choice, patience: Duration) -> Result<Choice, SwitchError> {
-        if COPYING.get() != Copying::No {
+        if through::is_copying() {
             return Err(SwitchError::InsideCopier);
         }
         if self.process != std::process::id() {
@@ -318,100 +318,6 @@ impl fmt::Debug for Switch {
         f.debug_struct("Switch")
             .field("in_use", &self.in_use())
             .finish_non_exhaustive()
-    }
-}
-
-thread_local! {
-    static COPYING: Cell<Copying> = const { Cell::new(Copying::No) };
-}
-
-/// Where this thread is.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-enum Copying {
-    /// In no copier.
-    No,
-    /// In one that a request named.
-    Beside,
-    /// In one that a switch has chosen.
-    Through,
-}
-
-/// This thread is in a copier, until it is dropped.
-struct Inside {
-    before: Copying,
-    /// It belongs to the thread.
-    _thread: PhantomData<*const ()>,
-}
-
-impl Inside {
-    fn begin(copying: Copying) -> Self {
-        let before = COPYING.get();
-        if before < copying {
-            COPYING.set(copying);
-        }
-        Self {
-            before,
-            _thread: PhantomData,
-        }
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        COPYING.set(self.before);
-    }
-}
-
-/// Copies through a [`Switch`] for one reason; see [`Switch::for_reason`].
-#[derive(Clone, Debug)]
-pub struct ForReason {
-    switch: Arc<Switch>,
-    reason: Reason,
-}
-
-impl Copier<CopyJob> for ForReason {
-    fn name(&self) -> &'static str {
-        "switch"
-    }
-
-    fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        if COPYING.get() == Copying::Through {
-            return answers.fill(CopyAnswer::Declined);
-        }
-        let _inside = Inside::begin(Copying::Through);
-        self.switch.chosen.with(|chosen| {
-            if chosen.choice.only.contains(self.reason) {
-                let copier = &*chosen.choice.copier;
-                chosen.account.copy(copier, jobs, answers);
-            } else {
-                self.switch.plain.copy(&Memcpy, jobs, answers);
-            }
-        });
-    }
-}
-
-/// A copier that is used whatever a [`Switch`] has chosen, and counted there; see
-/// [`Switch::beside`].
-#[derive(Clone)]
-pub struct Beside {
-    copier: SharedCopier,
-    account: Arc<Account>,
-}
-
-impl fmt::Debug for Beside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Beside").field(&self.account.name).finish()
-    }
-}
-
-impl Copier<CopyJob> for Beside {
-    fn name(&self) -> &str {
-        &self.account.name
-    }
-
-    fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
-        let _inside = Inside::begin(Copying::Beside);
-        self.account.copy(&*self.copier, jobs, answers);
     }
 }
 

@@ -4,7 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Weak, mpsc};
 
+use transhume_engine::CopyAnswer;
+
 use super::*;
+use crate::CopyJob;
 
 const BYTES: usize = 64;
 
