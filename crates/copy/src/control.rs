@@ -10,7 +10,7 @@
 //! mode that the socket has when it is bound, less what the umask takes, so it is never there with
 //! another, and the umask, which belongs to all threads, stays as it is. Each connection is asked for
 //! its user besides (`SO_PEERCRED`), on both sides: in a folder where others may make files, a socket
-//! may be anybody's.
+//! may be anybody's. Root asks whom it likes.
 //!
 //! # The protocol, version 1
 //!

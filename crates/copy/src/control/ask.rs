@@ -8,7 +8,7 @@ use std::time::Duration;
 use transhume_sys::peer::Peer;
 
 use super::message;
-use super::socket::{Connection, connect, may};
+use super::socket::{Connection, believes, connect};
 use crate::{CopierTally, InUse, Reasons};
 
 /// How long an answer may take: a change waits for copies to return.
@@ -128,7 +128,7 @@ pub fn ask(path: impl AsRef<Path>, request: &Request) -> Result<Answer, AskError
         Connection::Full => return Err(AskError::Silent),
     };
     let peer = Peer::of(&stream).map_err(|error| AskError::Io(error.errno.into()))?;
-    if !may(peer.uid) {
+    if !believes(peer.uid) {
         return Err(AskError::NotAllowed);
     }
     let answer = exchange(&mut stream, &request).map_err(|error| match error.kind() {

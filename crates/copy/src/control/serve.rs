@@ -15,7 +15,7 @@ use transhume_sys::signals::HeldOff;
 use super::ask::Request;
 use super::client::{Client, Next};
 use super::message;
-use super::socket::{ControlError, Socket, may};
+use super::socket::{ControlError, Socket, answers};
 use crate::{Choice, InUse, Switch, SwitchError, engines};
 
 /// Connections that are served at once; others wait to be accepted.
@@ -167,7 +167,7 @@ impl Serving {
                         continue;
                     }
                     let mut client = Client::new(stream);
-                    if !Peer::of(client.fd()).is_ok_and(|peer| may(peer.uid)) {
+                    if !Peer::of(client.fd()).is_ok_and(|peer| answers(peer.uid)) {
                         client.answer(message::write_error("another user's process is not served"));
                     }
                     if self.serve(&mut client) {

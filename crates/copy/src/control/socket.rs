@@ -87,9 +87,21 @@ pub(super) fn connect(path: &Path) -> io::Result<Connection> {
     })
 }
 
-/// Whether this user may be at the other end: the one of this process, or root.
-pub(super) fn may(uid: u32) -> bool {
-    uid == 0 || uid == geteuid().as_raw()
+/// Whether this process answers that user: its own, and root.
+pub(super) fn answers(user: u32) -> bool {
+    is_trusted(geteuid().as_raw(), user)
+}
+
+/// Whether this process believes what that user's process answers. Root asks everybody's.
+pub(super) fn believes(user: u32) -> bool {
+    let own = geteuid().as_raw();
+    own == ROOT || is_trusted(own, user)
+}
+
+const ROOT: u32 = 0;
+
+const fn is_trusted(own: u32, other: u32) -> bool {
+    other == ROOT || other == own
 }
 
 /// A listening socket and its file, which is removed when this is dropped.
@@ -208,5 +220,27 @@ fn remove_stale(path: &Path) -> Result<(), ControlError> {
         _ => Err(ControlError::InUse {
             path: path.to_owned(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ones_own_user_and_root_are_trusted() {
+        for (own, other, trusted) in [
+            (1000, 1000, true),
+            (1000, ROOT, true),
+            (ROOT, ROOT, true),
+            (1000, 1001, false),
+            (ROOT, 1000, false),
+        ] {
+            assert_eq!(is_trusted(own, other), trusted, "{own} {other}");
+        }
+        let own = geteuid().as_raw();
+        assert!(answers(own) && believes(own));
+        assert!(!answers(own + 1));
+        assert_eq!(believes(own + 1), own == ROOT);
     }
 }
