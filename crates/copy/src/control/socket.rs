@@ -15,7 +15,7 @@ use rustix::net::{
 use rustix::process::geteuid;
 
 /// How long the folder may be in another's hands, who makes or removes a socket there.
-const FOLDER_PATIENCE: Duration = Duration::from_secs(1);
+const FOLDER_PATIENCE: Duration = Duration::from_secs(3);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
