@@ -147,7 +147,7 @@ fn bad_input_gets_one_line() {
 #[test]
 fn those_who_hang_do_not_hold_up_the_others() {
     let served = Served::new();
-    let hanging = (0..80).map(|n| {
+    let hanging = (0..120).map(|n| {
         let mut stream = served.connect();
         match n % 3 {
             0 => {}

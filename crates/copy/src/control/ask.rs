@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transhume_sys::peer::Peer;
 
@@ -13,6 +13,8 @@ use crate::{CopierTally, InUse, Reasons};
 
 /// How long an answer may take: a change waits for copies to return.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A pause where too many wait to be served already.
+const PAUSE: Duration = Duration::from_millis(10);
 /// No answer is longer, in bytes.
 const LONGEST_ANSWER: u64 = 4 << 20;
 
@@ -119,13 +121,17 @@ pub enum AskError {
 pub fn ask(path: impl AsRef<Path>, request: &Request) -> Result<Answer, AskError> {
     let path = path.as_ref();
     let request = message::write_request(request)?;
-    let mut stream = match connect(path).map_err(AskError::Io)? {
-        Connection::Made(stream) => stream,
-        Connection::Absent => return Err(AskError::Absent),
-        Connection::NotASocket => return Err(AskError::NotASocket),
-        Connection::Refused => return Err(AskError::NobodyListens),
-        Connection::Forbidden => return Err(AskError::NotAllowed),
-        Connection::Full => return Err(AskError::Silent),
+    let until = Instant::now() + PATIENCE;
+    let mut stream = loop {
+        match connect(path).map_err(AskError::Io)? {
+            Connection::Made(stream) => break stream,
+            Connection::Absent => return Err(AskError::Absent),
+            Connection::NotASocket => return Err(AskError::NotASocket),
+            Connection::Refused => return Err(AskError::NobodyListens),
+            Connection::Forbidden => return Err(AskError::NotAllowed),
+            Connection::Full if Instant::now() >= until => return Err(AskError::Silent),
+            Connection::Full => std::thread::sleep(PAUSE),
+        }
     };
     let peer = Peer::of(&stream).map_err(|error| AskError::Io(error.errno.into()))?;
     if !believes(peer.uid) {
