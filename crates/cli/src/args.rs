@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use transhume_copy::Reasons;
 use transhume_process::{Select, Shares, UnknownSelect};
 use transhume_region::PageSize;
 
@@ -23,7 +24,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Migrates live memory in several ways and shows what each step is worth
     Bench(Bench),
-    /// Lists the copiers, and whether this machine has them
+    /// Lists the copiers, here or of a running application, where it can change which is in use
     Engines(Engines),
     /// Shows where the memory of a process is
     Map(Map),
@@ -207,6 +208,10 @@ pub(crate) struct Bench {
     /// The copier of `flush` and `batch`
     #[arg(long, value_name = "NAME", default_value = "memcpy")]
     pub(crate) copier: String,
+    /// Serves PATH as a running application does: `transhume engines --control PATH` then shows and
+    /// changes the copier of `flush` and `batch` meanwhile
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
     /// Application threads that read and write all the while
     #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
     pub(crate) app_threads: NonZeroUsize,
@@ -223,6 +228,16 @@ pub(crate) struct Bench {
 
 #[derive(Debug, Args)]
 pub(crate) struct Engines {
+    /// Shows the copiers of the running application that serves PATH, which is in use, and what each did
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+    /// Has that application use another copier from now on
+    #[arg(long = "use", value_name = "NAME", requires = "control")]
+    pub(crate) select: Option<String>,
+    /// For these reasons only, and memcpy for the others: user, demotion, promotion, compaction
+    /// [default: all]
+    #[arg(long, value_name = "REASON[,REASON]", requires = "select")]
+    pub(crate) only: Option<Reasons>,
     /// Writes the list as JSON to FILE, or to standard output and nothing else there
     #[arg(long, value_name = "FILE|-")]
     pub(crate) json: Option<PathBuf>,

@@ -10,7 +10,8 @@
 //!
 //! What trades places has its bytes swapped in place instead, see [`swap`].
 //!
-//! [`registry`] names them for a command line, and says which this machine has.
+//! [`registry`] names them for a command line, and says which this machine has. A [`Switch`] is the
+//! copier in use, and can be changed while migrations run; [`control`] lets another process do so.
 //!
 //! # Memory that others write
 //!
@@ -19,6 +20,7 @@
 //! the promise made at [`CopyJob::new`].
 
 mod board;
+pub mod control;
 pub mod dsa;
 mod job;
 mod memcpy;
@@ -26,9 +28,11 @@ mod parts;
 mod placement;
 mod pool;
 mod raw;
+mod reasons;
 pub mod registry;
 mod streaming;
 pub mod swap;
+mod switch;
 mod threads;
 
 pub use dsa::{Dsa, DsaModel};
@@ -36,8 +40,10 @@ pub use job::CopyJob;
 pub use memcpy::Memcpy;
 pub use placement::{Cpu, Topology};
 pub use raw::{RawArea, copy_once};
+pub use reasons::{Reasons, UnknownReason};
 pub use registry::{EngineInfo, SharedCopier, UnknownCopier, by_name, engines};
 pub use streaming::{Isa, Streaming, Unavailable};
+pub use switch::{Beside, Choice, CopierTally, ForReason, InUse, Switch, SwitchError, Tally};
 pub use threads::{Inner, Threads, ThreadsError, ThreadsOptions};
 
 /// How bytes are moved; what [`Threads`] and [`swap::Threads`] are made of.

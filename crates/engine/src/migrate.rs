@@ -43,6 +43,27 @@ pub enum Reason {
     Compaction,
 }
 
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::UserCall,
+        Self::Demotion,
+        Self::Promotion,
+        Self::Compaction,
+    ];
+
+    /// Its name on a command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UserCall => "user",
+            Self::Demotion => "demotion",
+            Self::Promotion => "promotion",
+            Self::Compaction => "compaction",
+        }
+    }
+}
+
 /// What is to migrate, and how.
 #[derive(Clone, Debug)]
 pub struct Request<T> {

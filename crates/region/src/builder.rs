@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use transhume_copy::Memcpy;
+use transhume_copy::Switch;
 use transhume_engine::FolioOwner;
 use transhume_sys::CallError;
 use transhume_sys::limits::{self, ThpMode};
@@ -37,10 +37,19 @@ pub struct Builder {
     pins: Pins,
     kernel_access: KernelAccess,
     pool_bytes: Option<usize>,
-    copier: Option<AnyCopier>,
+    copier: Option<Chosen>,
     mechanism: Option<Mechanism>,
     owner: Option<Arc<dyn FolioOwner>>,
     deferral: Option<Deferral>,
+}
+
+/// Which copier migrations use.
+#[derive(Clone)]
+enum Chosen {
+    /// This one at first.
+    Copier(AnyCopier),
+    /// Whichever is in use there.
+    Switch(Arc<Switch>),
 }
 
 impl Builder {
@@ -81,9 +90,17 @@ impl Builder {
         self
     }
 
-    /// Sets the copier that migrations use unless they name another. The default is `memcpy`.
+    /// Sets the copier that migrations use unless they name another. The default is `memcpy`. It can be
+    /// changed later, see [`Region::copier_switch`].
     pub fn copier(mut self, copier: AnyCopier) -> Self {
-        self.copier = Some(copier);
+        self.copier = Some(Chosen::Copier(copier));
+        self
+    }
+
+    /// Has migrations use the copier that is in use in `switch`, which several regions can share. It
+    /// takes the place of [`copier`](Self::copier).
+    pub fn copier_switch(mut self, switch: Arc<Switch>) -> Self {
+        self.copier = Some(Chosen::Switch(switch));
         self
     }
 
@@ -183,14 +200,18 @@ impl Builder {
                 Memory::Mapped(Box::new(memory))
             }
         };
-        let copier = self.copier.unwrap_or_else(|| Arc::new(Memcpy));
+        let switch = match self.copier {
+            None => Arc::new(Switch::default()),
+            Some(Chosen::Copier(copier)) => Arc::new(Switch::new(copier)),
+            Some(Chosen::Switch(switch)) => switch,
+        };
         let tiers = self.tiers;
         let parts = Parts {
             memory,
             pages,
             tiers,
             capacity,
-            copier,
+            switch,
             mechanism,
             notices,
             owner: self.owner.map(Owner),

@@ -83,6 +83,7 @@ pub use options::{AnyCopier, AnySwapper, KernelAccess, Neighbours, Options, Page
 pub use pin::Pin;
 pub use region::{Region, TierUsage, Usage};
 pub use tier::{PageSize, Place, Tier, TierId};
+pub use transhume_copy::{Choice, InUse, Reasons, Switch, SwitchError, Tally, control};
 pub use transhume_engine::{
     ExchangeReport, Failure, Folio, Mode, Nonsense, Outcome, PairOutcome, PairReport, Reason,
     Report, Settlement, Side, Step, Why,

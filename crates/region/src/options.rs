@@ -185,7 +185,7 @@ pub struct Options {
     pub max_stall: Option<Duration>,
     /// Why.
     pub reason: Reason,
-    /// Another copier than the region's, for this request.
+    /// Another copier than the region's, for this request, whatever its reason.
     pub copier: Option<AnyCopier>,
     /// What becomes of pages that lie between those of the request.
     pub neighbours: Neighbours,

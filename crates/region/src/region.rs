@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use transhume_copy::{CopyJob, Switch};
 use transhume_engine::{
-    Failure, Folio, Ledger, Limit, Outcome, Parked, Report, Request, Settlement, defer, migrate,
+    Copier, Failure, Folio, Ledger, Limit, Outcome, Parked, Report, Request, Settlement, defer,
+    migrate,
 };
 
 use crate::anonymous::{self, Anonymous};
@@ -22,7 +24,7 @@ use crate::keeper::{Keep, Keeper};
 use crate::mapped::{self, Mapped};
 use crate::mechanism::{Mechanism, Notice};
 use crate::move_pages::{self, MovePages};
-use crate::options::{AnyCopier, Options, Pages};
+use crate::options::{Options, Pages};
 use crate::owner::{self, Owner};
 use crate::pin::Pin;
 use crate::runs::RunSet;
@@ -67,7 +69,7 @@ pub struct Region {
     claims: Claims,
     tiers: Vec<Tier>,
     capacity: Vec<usize>,
-    copier: AnyCopier,
+    switch: Arc<Switch>,
     mechanism: Mechanism,
     notices: Vec<Notice>,
     process: u32,
@@ -107,7 +109,7 @@ pub(crate) struct Parts {
     pub(crate) pages: usize,
     pub(crate) tiers: Vec<Tier>,
     pub(crate) capacity: Vec<usize>,
-    pub(crate) copier: AnyCopier,
+    pub(crate) switch: Arc<Switch>,
     pub(crate) mechanism: Mechanism,
     pub(crate) notices: Vec<Notice>,
     pub(crate) owner: Option<Owner>,
@@ -218,7 +220,7 @@ impl Region {
             pages,
             tiers,
             capacity,
-            copier,
+            switch,
             mechanism,
             notices,
             owner,
@@ -252,7 +254,7 @@ impl Region {
             claims: Claims::default(),
             tiers,
             capacity,
-            copier,
+            switch,
             mechanism,
             notices,
             process,
@@ -343,6 +345,14 @@ impl Region {
         self.mechanism
     }
 
+    /// The copier in use, which can be changed at any time, and what each copier did (\[offload\]).
+    /// Copiers that requests name themselves are counted there too. Where the kernel moves the pages
+    /// ([`Mechanism::MovePages`]) no copier is asked.
+    #[must_use]
+    pub fn copier_switch(&self) -> &Arc<Switch> {
+        &self.switch
+    }
+
     /// What the machine lacks, each in one line with the cure.
     #[must_use]
     pub fn notices(&self) -> &[Notice] {
@@ -403,7 +413,17 @@ impl Region {
             reason: options.reason,
             ..Request::new(folios, to)
         };
-        let copier = options.copier.as_ref().unwrap_or(&self.copier).as_ref();
+        let (beside, in_use);
+        let copier: &dyn Copier<CopyJob> = match &options.copier {
+            Some(copier) => {
+                beside = self.switch.beside(Arc::clone(copier));
+                &beside
+            }
+            None => {
+                in_use = self.switch.for_reason(options.reason);
+                &in_use
+            }
+        };
         let batch = self.batch_pages(&request);
         let report = match &self.backing {
             Backing::Anonymous(keeper, core) => {

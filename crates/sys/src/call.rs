@@ -106,6 +106,8 @@ calls! {
     PerfEventOpen = "perf_event_open",
     /// Reading and switching such a counter.
     PerfCounter = "perf event",
+    /// [`Peer::of`](crate::peer::Peer::of).
+    PeerCredentials = "getsockopt(SO_PEERCRED)",
 }
 
 impl fmt::Display for Call {

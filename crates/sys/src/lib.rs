@@ -10,7 +10,8 @@
 //! - [`map`] has mappings, memfds,
 //! - [`shootdown`] has counters of TLB shootdowns,
 //! - [`limits`] says what the machine and the process may use,
-//! - [`signals`] keeps signal handlers off a thread.
+//! - [`signals`] keeps signal handlers off a thread,
+//! - [`peer`] says who is at the other end of a socket.
 //!
 //! # Addresses
 //!
@@ -46,6 +47,7 @@ pub mod limits;
 pub mod map;
 pub mod numa;
 pub mod pagemap;
+pub mod peer;
 pub mod shootdown;
 pub mod signals;
 pub mod tlb;

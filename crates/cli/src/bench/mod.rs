@@ -1,6 +1,7 @@
 //! `transhume bench`: live memory migrates in several ways, side by side.
 
 mod cell;
+mod copier;
 mod cpus;
 mod defer;
 mod exchange;
@@ -43,12 +44,13 @@ enum Figures<'r> {
 
 pub(crate) fn run(args: &Bench) -> Result<ExitCode, CliError> {
     let sink = args.json.as_deref().map(Sink::open).transpose()?;
-    let plan = plan::make(args)?;
+    let copier = copier::Chosen::make(args)?;
+    let plan = plan::make(args, &copier.copier)?;
     let moves = moving::make(args)?;
     let of_moves = moves.iter().flat_map(|moves| &moves.groups);
     let runs = of_moves.map(|group| group.runs(args.runs));
     let runs = runs.chain(plan.iter().map(|group| group.runs(args.runs)));
-    let (deferred, left_out) = defer::make(args)?;
+    let (deferred, left_out) = defer::make(args, &copier.copier)?;
     let runs = runs.chain(deferred.iter().map(|group| group.runs(args.runs)));
     let machine = Machine::here();
     let context = Context::start(runs.sum())?;

@@ -14,16 +14,8 @@ use super::exchange;
 use crate::args::{Backing, Bench, What};
 use crate::error::CliError;
 
-/// All groups that the command line asks for.
-pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
-    let refused = |error: transhume_copy::UnknownCopier| CliError::Refused(error.to_string());
-    let copier = by_name(&args.copier, args.threads).map_err(refused)?;
-    if is_for_tests(copier.name()) {
-        return Err(CliError::Refused(format!(
-            "copier {} is a software model for tests; no time it takes means anything",
-            copier.name()
-        )));
-    }
+/// All groups that the command line asks for, those of `flush` and `batch` with this copier.
+pub(crate) fn make(args: &Bench, copier: &SharedCopier) -> Result<Vec<Group>, CliError> {
     let threads = args.threads.map_or_else(cpus, NonZeroUsize::get);
     let asks = |what| args.what == What::All || args.what == what;
     if args.backing == Backing::Hugetlb && args.page_size == Some(PageSize::Base) {
@@ -47,10 +39,10 @@ pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
             size,
             Pins::Declared,
             batches,
-            &copier,
+            copier,
         ));
         if args.backing == Backing::Anonymous && size == PageSize::Base {
-            groups.push(scattered(args, &copier));
+            groups.push(scattered(args, copier));
         }
         if args.backing == Backing::Anonymous {
             let largest = &batches[batches.len() - 1..];
@@ -60,7 +52,7 @@ pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
                 size,
                 Pins::Undeclared,
                 largest,
-                &copier,
+                copier,
             ));
         }
     }
@@ -79,12 +71,12 @@ pub(crate) fn make(args: &Bench) -> Result<Vec<Group>, CliError> {
             size,
             Pins::Declared,
             batches,
-            &copier,
+            copier,
         ));
     }
     for &size in sizes.iter().filter(|_| asks(What::Exchange)) {
         let group = group(Table::Exchange, args, size, Pins::Declared);
-        groups.push(exchange::cells(group, &copier, threads)?);
+        groups.push(exchange::cells(group, copier, threads)?);
     }
     for group in &groups {
         check_memory(group)?;

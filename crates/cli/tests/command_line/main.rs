@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod copiers;
 mod processes;
 
 use std::fs::Permissions;
@@ -21,12 +22,16 @@ enum Needs {
     Nothing,
     Userfaultfd,
     Nodes,
+    Root,
 }
 
 impl Needs {
     fn missing(self) -> Option<String> {
         match (self, probe(Allowed::ALL_FAULTS)) {
             (Self::Nothing, _) => None,
+            (Self::Root, _) => {
+                (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned())
+            }
             (Self::Nodes, _) => Topology::here().err().map(|error| error.to_string()),
             (Self::Userfaultfd, Err(error)) => Some(error.to_string()),
             (Self::Userfaultfd, Ok(probe)) => {
@@ -37,7 +42,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 20] = [
+    let cases: [(&str, Needs, fn()); 24] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -117,6 +122,26 @@ fn main() {
             "a_map_is_watched_to_the_end",
             Needs::Nothing,
             processes::a_map_is_watched_to_the_end,
+        ),
+        (
+            "a_running_application_changes_its_copier",
+            Needs::Userfaultfd,
+            copiers::a_running_application_changes_its_copier,
+        ),
+        (
+            "what_is_shown_of_an_application",
+            Needs::Nothing,
+            copiers::what_is_shown_of_an_application,
+        ),
+        (
+            "what_cannot_be_asked_is_refused",
+            Needs::Nothing,
+            copiers::what_cannot_be_asked_is_refused,
+        ),
+        (
+            "another_user_is_not_served",
+            Needs::Root,
+            copiers::another_user_is_not_served,
         ),
     ];
     let trials = cases.map(|(name, needs, run)| match needs.missing() {

@@ -17,6 +17,7 @@
 #[path = "../../examples/buffer_pool.rs"]
 #[allow(dead_code, reason = "its main")]
 mod buffer_pool;
+mod copiers;
 mod dax;
 mod deferral;
 mod dma;
@@ -59,6 +60,7 @@ fn main() {
         move_pages::CASES,
         owners::CASES,
         exchange::CASES,
+        copiers::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();

@@ -8,6 +8,7 @@ use transhume_sys::numa::{
     policy_at, query_pages,
 };
 use transhume_sys::pagemap::{PageEntry, PageRegion, Pagemap, ScanArgs};
+use transhume_sys::peer::Peer;
 use transhume_sys::shootdown::{ShootdownCounter, Unavailable};
 use transhume_sys::uffd::{
     Allowed, ContinueMode, CopyMode, Features, MoveMode, OpenError, Protection, RegisterMode, Uffd,
@@ -129,6 +130,7 @@ impl Things {
                     .and(failed(counter.enable()))
                     .and(failed(counter.disable()))
             }
+            Call::PeerCredentials => failed(Peer::of(&self.file)),
             Call::MadviseDontNeed | Call::MmapFixed | Call::Mremap | Call::Munmap => {
                 self.try_unsafe_map(call)
             }

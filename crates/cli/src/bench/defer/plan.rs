@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use transhume_copy::{SharedCopier, by_name};
+use transhume_copy::SharedCopier;
 use transhume_region::PageSize;
 use transhume_sys::limits;
 use transhume_sys::map::HUGE_PAGE;
@@ -34,12 +34,13 @@ impl Group {
 }
 
 /// What the command line asks for, and what has to be left out and why.
-pub(crate) fn make(args: &Bench) -> Result<(Vec<Group>, Vec<String>), CliError> {
+pub(crate) fn make(
+    args: &Bench,
+    copier: &SharedCopier,
+) -> Result<(Vec<Group>, Vec<String>), CliError> {
     if !matches!(args.what, What::Defer | What::All) {
         return Ok((Vec::new(), Vec::new()));
     }
-    let copier = by_name(&args.copier, args.threads);
-    let copier = copier.map_err(|error| CliError::Refused(error.to_string()))?;
     let group = |backing, page_size: PageSize| {
         let default = match (page_size, args.quick) {
             (PageSize::Base, false) => 65_536,
@@ -51,7 +52,7 @@ pub(crate) fn make(args: &Bench) -> Result<(Vec<Group>, Vec<String>), CliError> 
             backing,
             page_size,
             pages: args.pages.map_or(default, NonZeroUsize::get),
-            copier: SharedCopier::clone(&copier),
+            copier: SharedCopier::clone(copier),
             moves: if args.quick { 2 } else { 4 },
             rest: Duration::from_millis(if args.quick { 20 } else { 150 }),
         }

@@ -38,6 +38,7 @@ pub(crate) fn make(args: &Bench) -> Result<Option<Plan>, CliError> {
             (args.backing != Backing::Anonymous, "--backing"),
             (args.copier != "memcpy", "--copier"),
             (args.threads.is_some(), "--threads"),
+            (args.control.is_some(), "--control"),
         ];
         if let Some((_, word)) = other.into_iter().find(|(given, _)| *given) {
             return refused(format!(
