@@ -44,6 +44,8 @@ mod crew;
 mod exchange;
 mod failure;
 mod family;
+mod frames;
+mod list;
 mod mapping;
 mod near;
 mod pace;

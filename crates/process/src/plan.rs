@@ -9,7 +9,7 @@ use transhume_sys::{CallError, Errno};
 
 use crate::mapping::{Mapping, mappings};
 use crate::request::Request;
-use crate::scan::{Scanner, size};
+use crate::scan::Scanner;
 use crate::select::parts;
 use crate::target::Target;
 
@@ -152,29 +152,13 @@ impl Plan {
 pub fn visit_pages(
     target: &Target,
     mapping: &Mapping,
-    visit: impl FnMut(Folio, u32),
-) -> Result<(), CallError> {
-    let mut scanner = Scanner::new(target);
-    visit_range(
-        &mut scanner,
-        mapping.range.clone(),
-        mapping.page_size,
-        visit,
-    )
-}
-
-fn visit_range(
-    scanner: &mut Scanner<'_>,
-    range: Range<usize>,
-    page_size: usize,
     mut visit: impl FnMut(Folio, u32),
 ) -> Result<(), CallError> {
-    for window in windows(range, WINDOW) {
-        for (folio, status) in scanner.located(window, page_size)? {
-            if let Some(node) = status.node() {
-                visit(folio, node);
-            }
-        }
+    let mut scanner = Scanner::new(target);
+    for window in windows(mapping.range.clone(), WINDOW) {
+        scanner.visit(window, mapping.page_size, |run| {
+            run.each().for_each(|folio| visit(folio, run.node));
+        })?;
     }
     Ok(())
 }
@@ -186,9 +170,11 @@ fn count(
     page_size: usize,
 ) -> Result<BTreeMap<u32, u64>, CallError> {
     let mut counts = BTreeMap::new();
-    visit_range(scanner, range, page_size, |folio, node| {
-        *counts.entry(node).or_insert(0) += size(folio);
-    })?;
+    for window in windows(range, WINDOW) {
+        scanner.visit(window, page_size, |run| {
+            *counts.entry(run.node).or_insert(0) += run.amount().bytes;
+        })?;
+    }
     Ok(counts)
 }
 
