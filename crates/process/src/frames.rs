@@ -51,7 +51,10 @@ impl Run {
         let (first, order) = (self.first.page(), self.first.order());
         let pages = order.base_pages();
         // Its last is no more out of range than its first.
-        (0..self.folios).filter_map(move |at| Folio::new(first + at * pages, order).ok())
+        (0..self.folios).filter_map(move |at| match order {
+            Order::BASE => Folio::base(first + at),
+            _ => Folio::new(first + at * pages, order).ok(),
+        })
     }
 }
 
@@ -120,7 +123,7 @@ enum Block {
     WithoutFrames,
 }
 
-/// The runs of the pages from a number on, none of them from another huge page's place.
+/// The runs of the pages from a number on, which one page table has.
 fn runs(
     first: u64,
     entries: &[PageEntry],
@@ -129,48 +132,104 @@ fn runs(
     runs: &mut Vec<Run>,
 ) -> Block {
     runs.clear();
-    let (mut span, mut node) = (0..0, 0);
-    let (mut present, mut as_the_first) = (0, 0);
-    let offset = |page: u64, entry: PageEntry| entry.frame().wrapping_sub(page);
-    let first_offset = entries.first().map_or(0, |&entry| offset(first, entry));
-    let mut begun: Option<u64> = None;
-    for (page, &entry) in (first..).zip(entries) {
-        if !entry.is_exclusive() {
-            if entry.is_present() {
-                return Block::Untold;
-            }
-            end_run(runs, begun.take(), page, node);
+    let (mut at, mut present) = (0, 0);
+    while let Some(entry) = entries.get(at) {
+        if !entry.is_present() {
+            at += 1;
             continue;
         }
+        // Exclusive or not, a page in memory has a frame, unless it is not told.
         let frame = entry.frame();
-        if !span.contains(&frame) {
-            end_run(runs, begun.take(), page, node);
-            match nodes.around(frame) {
-                _ if frame == 0 => return Block::WithoutFrames,
-                Some(around) => (span, node) = around,
-                None => return Block::Untold,
-            }
+        if frame == 0 {
+            return Block::WithoutFrames;
         }
-        begun.get_or_insert(page);
-        present += 1;
-        as_the_first += usize::from(offset(page, entry) == first_offset);
+        let Some((span, node)) = nodes.around(frame) else {
+            return Block::Untold;
+        };
+        let alike = |entry: &&PageEntry| entry.is_exclusive() && span.contains(&entry.frame());
+        let pages = entries[at..].iter().take_while(alike).count();
+        let Some(first) = Folio::base(first + at as u64).filter(|_| pages > 0) else {
+            return Block::Untold;
+        };
+        let folios = pages as u64;
+        runs.push(Run {
+            first,
+            folios,
+            node,
+        });
+        at += pages;
+        present += pages;
     }
-    end_run(runs, begun, first + entries.len() as u64, node);
-    let like_huge = as_the_first == entries.len() && first_offset.is_multiple_of(huge.base_pages());
-    match like_huge || present * SPARSE < entries.len() {
+    let may_be_huge = present == entries.len() && lie_like_huge(first, entries, huge);
+    match may_be_huge || present * SPARSE < entries.len() {
         true => Block::Untold,
         false => Block::Told,
     }
 }
 
-fn end_run(runs: &mut Vec<Run>, begun: Option<u64>, end: u64, node: u32) {
-    if let Some(begun) = begun
-        && let Some(first) = Folio::base(begun)
-    {
-        runs.push(Run {
-            first,
-            folios: end - begun,
-            node,
-        });
+/// Whether the frames of pages that are all in memory, from a number on, are side by side, and aligned
+/// as these are.
+fn lie_like_huge(first: u64, entries: &[PageEntry], huge: Order) -> bool {
+    let offset = |(page, entry): (u64, &PageEntry)| entry.frame().wrapping_sub(page);
+    let mut offsets = (first..).zip(entries).map(offset);
+    let begin = offsets.next().unwrap_or(0);
+    begin.is_multiple_of(huge.base_pages()) && offsets.all(|offset| offset == begin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HUGE: u64 = 512;
+
+    /// An entry of a page in memory; a frame of zero is one that is not told.
+    fn page(frame: u64, exclusive: bool) -> PageEntry {
+        PageEntry::from((1 << 63) | (u64::from(exclusive) << 56) | frame)
+    }
+
+    fn block(entries: &[PageEntry], first: u64) -> (Block, Vec<(u64, u64, u32)>) {
+        // Frames below 10,000 are on node 0, the next 10,000 on node 1.
+        let nodes = NodeFrames::from_iter([(0..10_000, 0), (10_000..20_000, 1)]);
+        let mut found = Vec::new();
+        let told = runs(first, entries, Order::HUGE, &nodes, &mut found);
+        let found = found.iter();
+        let found = found.map(|run| (run.first.page(), run.folios, run.node));
+        (told, found.collect())
+    }
+
+    #[test]
+    fn runs_end_where_the_node_changes_and_at_holes() {
+        let entries = [
+            page(5, true),
+            page(9000, true),
+            PageEntry::default(),
+            page(7, true),
+            page(15_000, true),
+        ];
+        let runs = vec![(100, 2, 0), (103, 1, 0), (104, 1, 1)];
+        assert_eq!(block(&entries, 100), (Block::Told, runs));
+        let none = [PageEntry::default(); 16];
+        assert_eq!(block(&none, 100).0, Block::Untold, "a scan is cheaper");
+    }
+
+    #[test]
+    fn what_frames_do_not_tell_is_left_to_the_scan() {
+        let good = page(5, true);
+        assert_eq!(block(&[good, page(9, false)], 0).0, Block::Untold);
+        assert_eq!(block(&[page(9, false), good], 0).0, Block::Untold);
+        assert_eq!(block(&[good, page(20_000, true)], 0).0, Block::Untold);
+        assert_eq!(block(&[page(0, true)], 0).0, Block::WithoutFrames);
+    }
+
+    #[test]
+    fn what_may_be_a_huge_page_is_left_to_the_scan() {
+        let huge = (0..HUGE).map(|at| page(2 * HUGE + at, true));
+        let mut huge = huge.collect::<Vec<_>>();
+        assert_eq!(block(&huge, 3 * HUGE).0, Block::Untold);
+        assert_eq!(block(&huge[8..16], 3 * HUGE + 8).0, Block::Untold, "a part");
+        let runs = vec![(3 * HUGE + 1, HUGE, 0)];
+        assert_eq!(block(&huge, 3 * HUGE + 1), (Block::Told, runs));
+        huge.swap(7, 8);
+        assert_eq!(block(&huge, 3 * HUGE).0, Block::Told);
     }
 }

@@ -66,6 +66,15 @@ impl NodeFrames {
     }
 }
 
+/// From spans of frames, in order and apart, with the node of each.
+impl FromIterator<(Range<u64>, u32)> for NodeFrames {
+    fn from_iter<T: IntoIterator<Item = (Range<u64>, u32)>>(spans: T) -> Self {
+        Self {
+            spans: spans.into_iter().collect(),
+        }
+    }
+}
+
 /// What blocks, in order, of so many frames each are in one piece. A block of two nodes is left out.
 fn spans(blocks: &[(u64, u32)], frames: u64) -> Vec<(Range<u64>, u32)> {
     let mut spans = Vec::<(Range<u64>, u32)>::new();
@@ -88,9 +97,7 @@ mod tests {
     #[test]
     fn blocks_side_by_side_are_one_span() {
         let blocks = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (8, 1), (9, 0)];
-        let frames = NodeFrames {
-            spans: spans(&blocks, 100),
-        };
+        let frames = NodeFrames::from_iter(spans(&blocks, 100));
         assert_eq!(frames.spans.len(), 4);
         assert_eq!(frames.around(0), Some((0..200, 0)));
         assert_eq!(frames.around(199), Some((0..200, 0)));

@@ -13,6 +13,13 @@ use crate::{Call, CallError, Errno, hook};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageEntry(u64);
 
+/// An entry as the kernel writes it.
+impl From<u64> for PageEntry {
+    fn from(word: u64) -> Self {
+        Self(word)
+    }
+}
+
 impl PageEntry {
     /// Whether the page is in memory.
     #[must_use]
