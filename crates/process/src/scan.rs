@@ -317,7 +317,7 @@ pub(crate) fn page_of(address: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use transhume_sys::numa::nodes_with_memory;
+    use transhume_sys::numa::{NodeMemory, NodePages, nodes_with_memory};
 
     use super::*;
 
@@ -346,6 +346,56 @@ mod tests {
             .unwrap()[0];
         assert!(nodes_with_memory().unwrap().contains(&node), "{node}");
         drop(memory);
+    }
+
+    /// What is there by frames and by the scan and the question, where this process is told frames;
+    /// else both are the latter.
+    fn both(range: Range<usize>) -> [Vec<(Folio, u32)>; 2] {
+        let (target, _) = this();
+        let mut scanner = Scanner::new(&target);
+        let by_frames = scanner.located(range.clone(), BASE_PAGE).unwrap();
+        scanner.frames = None;
+        [by_frames, scanner.located(range, BASE_PAGE).unwrap()]
+    }
+
+    #[test]
+    fn frames_tell_what_the_scan_and_the_question_do() {
+        let node = nodes_with_memory().unwrap()[0];
+        let page = BASE_PAGE / 8;
+        let mut memory = NodeMemory::reserve(node, 8 << 20, NodePages::Base).unwrap();
+        let range = memory.range();
+        let words = memory.words_mut();
+        // Every page; every second; few; the page of zeros; none.
+        words[..512 * page].fill(7);
+        (0..256).for_each(|at| words[(512 + 2 * at) * page] = 7);
+        (0..4).for_each(|at| words[(1024 + 100 * at) * page] = 7);
+        let zeros = (1536..1600).map(|at| words[at * page]).sum::<u64>();
+        words[1600 * page] = 7 + zeros;
+        let [by_frames, asked] = both(range.clone());
+        assert_eq!(by_frames.len(), 512 + 256 + 4 + 1);
+        assert_eq!(by_frames, asked);
+        let part = range.start + 3 * BASE_PAGE..range.start + 700 * BASE_PAGE;
+        let [by_frames, asked] = both(part);
+        assert_eq!(by_frames.len(), 509 + 94);
+        assert_eq!(by_frames, asked);
+    }
+
+    #[test]
+    fn frames_leave_huge_pages_to_the_scan() {
+        let node = nodes_with_memory().unwrap()[0];
+        let mut memory = NodeMemory::reserve(node, 8 << 20, NodePages::Huge).unwrap();
+        memory.words_mut().fill(7);
+        let range = memory.range();
+        let [by_frames, asked] = both(range.clone());
+        assert_eq!(by_frames, asked);
+        let pages = |found: &[(Folio, u32)]| -> u64 {
+            found.iter().map(|(folio, _)| folio.base_pages()).sum()
+        };
+        assert_eq!(pages(&by_frames), 2048);
+        // A page of a huge page is the huge page.
+        let [by_frames, asked] = both(range.start + BASE_PAGE..range.start + 2 * BASE_PAGE);
+        assert_eq!(by_frames, asked);
+        assert_eq!(by_frames.len(), 1);
     }
 
     #[test]
