@@ -118,6 +118,8 @@ impl Request {
     /// The pages keep their contents and the processes keep running: an access to a page that moves
     /// just then waits. Whatever happens, each page is at its source or its destination.
     ///
+    /// Where one thread does it that is the caller's, which runs near the destination meanwhile.
+    ///
     /// # Panics
     ///
     /// If a worker does, which is an error of this crate's; the pages are where they are then.
