@@ -92,7 +92,8 @@ impl Plan {
             // Its memory goes before it does.
             return Err(PlanError::Ended { pid });
         }
-        let mut scanner = Scanner::new(target);
+        // Seldom wanted, and it reads some files first.
+        let mut scanner = None;
         let (mut planned, mut on_nodes) = (Vec::new(), BTreeMap::new());
         for mapping in &mappings {
             let parts = parts(&request.only, mapping);
@@ -102,8 +103,11 @@ impl Plan {
                 let counts = match counted {
                     Some(counts) => counts.clone(),
                     None if mapping.on_nodes.as_ref().is_some_and(BTreeMap::is_empty) => continue,
-                    None => count(&mut scanner, range.clone(), mapping.page_size)
-                        .map_err(|source| ended(PlanError::Pages { pid, source }))?,
+                    None => {
+                        let scanner = scanner.get_or_insert_with(|| Scanner::new(target));
+                        count(scanner, range.clone(), mapping.page_size)
+                            .map_err(|source| ended(PlanError::Pages { pid, source }))?
+                    }
                 };
                 let leaves = |node: &u32| request.from.contains(node);
                 let misplaced = counts.iter().filter(|(node, _)| leaves(node));

@@ -282,6 +282,9 @@ fn bytes_of(stayed: &[(Folio, Failure)]) -> u64 {
 /// What has stayed may have been freed since, or have been taken elsewhere; then there is nothing to
 /// account for.
 fn drop_what_has_left(means: Means<'_>, target: &Target, stayed: &mut Vec<(Folio, Failure)>) {
+    if stayed.is_empty() {
+        return;
+    }
     let folios = stayed.iter().map(|&(folio, _)| folio).collect::<Vec<_>>();
     let mut status = Vec::new();
     if Scanner::new(target).locate(&folios, &mut status).is_err() {
@@ -307,7 +310,7 @@ fn settle_absent(
     absent: &[Folio],
 ) -> (Amount, Vec<(Folio, Failure)>) {
     let (mut gone, mut others, mut status) = (Amount::default(), Vec::new(), Vec::new());
-    if Scanner::new(target).locate(absent, &mut status).is_err() {
+    if absent.is_empty() || Scanner::new(target).locate(absent, &mut status).is_err() {
         return (gone, others);
     }
     let still_counts = |folio: Folio| {
