@@ -13,6 +13,7 @@ use crate::account::Account;
 use crate::backoff::BackOff;
 use crate::budget::Budget;
 use crate::exchange::Exchange;
+use crate::near::Affinity;
 use crate::pace::{Throttle, sleep_unless};
 use crate::plan::{Plan, WINDOW, windows};
 use crate::progress::Progress;
@@ -134,8 +135,14 @@ impl<'r> Crew<'r> {
             .len()
             .min(self.means.request.threads.get());
         let work = |index| Worker::new(&self, index).run();
+        let alone = || {
+            let _affinity = Affinity::keep();
+            work(0)
+        };
         let mut all = std::thread::scope(|scope| {
-            // They are tied to CPUs, which the caller need not be.
+            if threads == 1 {
+                return vec![alone()];
+            }
             let spawned = (0..threads).map_while(|index| {
                 let thread = std::thread::Builder::new().name(format!("transhume-{index}"));
                 thread.spawn_scoped(scope, move || work(index)).ok()
@@ -147,7 +154,7 @@ impl<'r> Crew<'r> {
             }
             if workers.is_empty() && threads > 0 {
                 // Where no thread can be had, the caller does it.
-                return vec![work(0)];
+                return vec![alone()];
             }
             let joined = workers.into_iter().map(|worker| match worker.join() {
                 Ok(done) => done,

@@ -141,11 +141,10 @@ impl<'r> Exchange<'r> {
         let Ok(found) = self.scanner.located(range, page_size) else {
             return;
         };
-        for (folio, status) in found {
-            let there = |&node: &u32| self.means.request.to.contains(node);
-            let Some(node) = status.node().filter(there) else {
+        for (folio, node) in found {
+            if !self.means.request.to.contains(node) {
                 continue;
-            };
+            }
             let found = match self.is_warm(folio) {
                 true => &mut self.warm,
                 false => &mut self.cold,

@@ -9,11 +9,13 @@
 //!   are in memory and misplaced, a list for each destination, in the order of their addresses.
 //!   A huge page goes by its head: of the other pages in it the kernel says `EBUSY`. Folios of other
 //!   sizes nobody shows, so how large they are is learned from such answers.
+//! - **Where pages are** is read off their frames, which costs a fifth of a scan and the question, and
+//!   takes `CAP_SYS_ADMIN`. Where that does not tell, these two do.
 //! - **How much at a time.** A call costs 30 to 50 us before it moves anything, so it gets 8,192 base
 //!   pages. With [`Request::max_stall`] it gets at most 512, one batch, and fewer where calls take
 //!   longer than that. [`Request::bandwidth`] spaces calls out.
 //! - **Who submits.** Threads that run near the destination and take disjoint windows of the address
-//!   space; fewer, when the last of them adds nothing.
+//!   space; fewer, when the last of them adds nothing. One alone is the caller's.
 //! - **What the answers mean.** [`bring`] says of every page whether it is there, or why not. What
 //!   was in use gets ten passes in all, as in the engine.
 //! - **What is left.** At the end the kernel's count is compared with what was done. What is still
@@ -44,6 +46,8 @@ mod crew;
 mod exchange;
 mod failure;
 mod family;
+mod frames;
+mod list;
 mod mapping;
 mod near;
 mod pace;

@@ -20,3 +20,22 @@ pub(crate) fn stay_near(node: u32) {
         let _ = sched_setaffinity(None, &cpus);
     }
 }
+
+/// The CPUs that the calling thread may run on; it may again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Affinity(Option<CpuSet>);
+
+impl Affinity {
+    pub(crate) fn keep() -> Self {
+        Self(sched_getaffinity(None).ok())
+    }
+}
+
+impl Drop for Affinity {
+    fn drop(&mut self) {
+        if let Some(cpus) = &self.0 {
+            // Where its cpuset has changed meanwhile the kernel has done it.
+            let _ = sched_setaffinity(None, cpus);
+        }
+    }
+}

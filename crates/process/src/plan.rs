@@ -9,7 +9,7 @@ use transhume_sys::{CallError, Errno};
 
 use crate::mapping::{Mapping, mappings};
 use crate::request::Request;
-use crate::scan::{Scanner, size};
+use crate::scan::Scanner;
 use crate::select::parts;
 use crate::target::Target;
 
@@ -92,7 +92,8 @@ impl Plan {
             // Its memory goes before it does.
             return Err(PlanError::Ended { pid });
         }
-        let mut scanner = Scanner::new(target);
+        // Seldom wanted, and it reads some files first.
+        let mut scanner = None;
         let (mut planned, mut on_nodes) = (Vec::new(), BTreeMap::new());
         for mapping in &mappings {
             let parts = parts(&request.only, mapping);
@@ -102,8 +103,11 @@ impl Plan {
                 let counts = match counted {
                     Some(counts) => counts.clone(),
                     None if mapping.on_nodes.as_ref().is_some_and(BTreeMap::is_empty) => continue,
-                    None => count(&mut scanner, range.clone(), mapping.page_size)
-                        .map_err(|source| ended(PlanError::Pages { pid, source }))?,
+                    None => {
+                        let scanner = scanner.get_or_insert_with(|| Scanner::new(target));
+                        count(scanner, range.clone(), mapping.page_size)
+                            .map_err(|source| ended(PlanError::Pages { pid, source }))?
+                    }
                 };
                 let leaves = |node: &u32| request.from.contains(node);
                 let misplaced = counts.iter().filter(|(node, _)| leaves(node));
@@ -152,29 +156,13 @@ impl Plan {
 pub fn visit_pages(
     target: &Target,
     mapping: &Mapping,
-    visit: impl FnMut(Folio, u32),
-) -> Result<(), CallError> {
-    let mut scanner = Scanner::new(target);
-    visit_range(
-        &mut scanner,
-        mapping.range.clone(),
-        mapping.page_size,
-        visit,
-    )
-}
-
-fn visit_range(
-    scanner: &mut Scanner<'_>,
-    range: Range<usize>,
-    page_size: usize,
     mut visit: impl FnMut(Folio, u32),
 ) -> Result<(), CallError> {
-    for window in windows(range, WINDOW) {
-        for (folio, status) in scanner.located(window, page_size)? {
-            if let Some(node) = status.node() {
-                visit(folio, node);
-            }
-        }
+    let mut scanner = Scanner::new(target);
+    for window in windows(mapping.range.clone(), WINDOW) {
+        scanner.visit(window, mapping.page_size, |run| {
+            run.each().for_each(|folio| visit(folio, run.node));
+        })?;
     }
     Ok(())
 }
@@ -186,9 +174,11 @@ fn count(
     page_size: usize,
 ) -> Result<BTreeMap<u32, u64>, CallError> {
     let mut counts = BTreeMap::new();
-    visit_range(scanner, range, page_size, |folio, node| {
-        *counts.entry(node).or_insert(0) += size(folio);
-    })?;
+    for window in windows(range, WINDOW) {
+        scanner.visit(window, page_size, |run| {
+            *counts.entry(run.node).or_insert(0) += run.amount().bytes;
+        })?;
+    }
     Ok(counts)
 }
 

@@ -118,6 +118,8 @@ impl Request {
     /// The pages keep their contents and the processes keep running: an access to a page that moves
     /// just then waits. Whatever happens, each page is at its source or its destination.
     ///
+    /// Where one thread does it that is the caller's, which runs near the destination meanwhile.
+    ///
     /// # Panics
     ///
     /// If a worker does, which is an error of this crate's; the pages are where they are then.
@@ -280,6 +282,9 @@ fn bytes_of(stayed: &[(Folio, Failure)]) -> u64 {
 /// What has stayed may have been freed since, or have been taken elsewhere; then there is nothing to
 /// account for.
 fn drop_what_has_left(means: Means<'_>, target: &Target, stayed: &mut Vec<(Folio, Failure)>) {
+    if stayed.is_empty() {
+        return;
+    }
     let folios = stayed.iter().map(|&(folio, _)| folio).collect::<Vec<_>>();
     let mut status = Vec::new();
     if Scanner::new(target).locate(&folios, &mut status).is_err() {
@@ -305,7 +310,7 @@ fn settle_absent(
     absent: &[Folio],
 ) -> (Amount, Vec<(Folio, Failure)>) {
     let (mut gone, mut others, mut status) = (Amount::default(), Vec::new(), Vec::new());
-    if Scanner::new(target).locate(absent, &mut status).is_err() {
+    if absent.is_empty() || Scanner::new(target).locate(absent, &mut status).is_err() {
         return (gone, others);
     }
     let still_counts = |folio: Folio| {

@@ -8,6 +8,7 @@ use transhume_sys::pagemap::{Categories, Frames, PageEntry, PageRegion, Pagemap,
 use transhume_sys::{CallError, Errno, limits};
 
 use crate::BASE_PAGE;
+use crate::frames::{ByFrames, Run, Told};
 use crate::target::Target;
 
 /// How the pages are found.
@@ -27,28 +28,81 @@ pub(crate) struct Scanner<'t> {
     pagemap: Option<Pagemap>,
     way: Way,
     huge: Order,
+    /// Where this process is told the frames.
+    frames: Option<ByFrames>,
 }
 
 impl<'t> Scanner<'t> {
     pub(crate) fn new(target: &'t Target) -> Self {
         let huge = limits::thp().ok().and_then(|thp| order(thp.page_size));
+        let huge = huge.unwrap_or(Order::HUGE);
         Self {
             target,
             pagemap: None,
             way: Way::Scan,
-            huge: huge.unwrap_or(Order::HUGE),
+            huge,
+            frames: Some(ByFrames::new(huge)),
         }
+    }
+
+    /// Visits the folios that are in memory and on a node in a range of one mapping, in order. A huge
+    /// page that is partly in the range is found whole.
+    ///
+    /// `page_size` is the mapping's: more than a base page in a huge-page pool only.
+    pub(crate) fn visit(
+        &mut self,
+        range: Range<usize>,
+        page_size: usize,
+        mut visit: impl FnMut(Run),
+    ) -> Result<(), CallError> {
+        let told = match page_size {
+            BASE_PAGE => self.by_frames(range.clone(), &mut visit)?,
+            _ => range.start,
+        };
+        if told >= range.end {
+            return Ok(());
+        }
+        let folios = self.present(told..range.end, page_size)?;
+        let mut status = Vec::new();
+        self.locate(&folios, &mut status)?;
+        for (folio, status) in folios.into_iter().zip(status) {
+            // Others have gone again, or are nothing that can be moved.
+            if let Some(node) = status.node() {
+                visit(Run::one(folio, node));
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits what frames tell of a range, and says where that ends.
+    fn by_frames(
+        &mut self,
+        range: Range<usize>,
+        visit: impl FnMut(Run),
+    ) -> Result<usize, CallError> {
+        let Some((frames, nodes)) = self.frames.as_mut().zip(self.target.node_frames()) else {
+            return Ok(range.start);
+        };
+        let pagemap = match self.pagemap.take() {
+            Some(pagemap) => pagemap,
+            None => self.target.pagemap()?,
+        };
+        let pagemap = self.pagemap.insert(pagemap);
+        Ok(match frames.visit(pagemap, nodes, range.clone(), visit) {
+            Told::All => range.end,
+            Told::UpTo(at) => at,
+            Told::Never => {
+                self.frames = None;
+                range.start
+            }
+        })
     }
 
     /// The folios that are in memory in a range of one mapping, in order. A huge page that is partly
     /// in the range is found whole.
     ///
     /// `page_size` is the mapping's: more than a base page in a huge-page pool only.
-    pub(crate) fn present(
-        &mut self,
-        range: Range<usize>,
-        page_size: usize,
-    ) -> Result<Vec<Folio>, CallError> {
+    fn present(&mut self, range: Range<usize>, page_size: usize) -> Result<Vec<Folio>, CallError> {
         match self.found(range.clone(), page_size) {
             // The program is another one now, with other memory.
             Err(error) if error.errno == Errno::SRCH && !self.target.has_ended() => {
@@ -90,16 +144,17 @@ impl<'t> Scanner<'t> {
         read.and_then(Result::ok).map_or(0, |_| entry[0].frame())
     }
 
-    /// The folios in memory with what the kernel says of where each is.
+    /// The folios in memory that [`visit`](Self::visit) finds, and on which node each is.
     pub(crate) fn located(
         &mut self,
         range: Range<usize>,
         page_size: usize,
-    ) -> Result<Vec<(Folio, PageStatus)>, CallError> {
-        let folios = self.present(range, page_size)?;
-        let mut status = Vec::new();
-        self.locate(&folios, &mut status)?;
-        Ok(folios.into_iter().zip(status).collect())
+    ) -> Result<Vec<(Folio, u32)>, CallError> {
+        let mut found = Vec::new();
+        self.visit(range, page_size, |run| {
+            found.extend(run.each().map(|folio| (folio, run.node)));
+        })?;
+        Ok(found)
     }
 
     /// What the kernel says of where folios are.
@@ -231,7 +286,7 @@ fn order(bytes: usize) -> Option<Order> {
         .and_then(Order::new)
 }
 
-fn bytes(order: Order) -> usize {
+pub(crate) fn bytes(order: Order) -> usize {
     usize::try_from(order.base_pages()).unwrap_or(usize::MAX / BASE_PAGE) * BASE_PAGE
 }
 
@@ -262,6 +317,8 @@ pub(crate) fn page_of(address: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use transhume_sys::numa::{NodeMemory, NodePages, nodes_with_memory};
+
     use super::*;
 
     /// A place in the middle of memory that is in use.
@@ -284,11 +341,61 @@ mod tests {
         if found.iter().all(|folio| folio.order() == Order::BASE) {
             assert_eq!(found, entries);
         }
-        let (_, status) = scanner
+        let (_, node) = scanner
             .located(start..start + BASE_PAGE, BASE_PAGE)
             .unwrap()[0];
-        assert!(status.node().is_some(), "{status:?}");
+        assert!(nodes_with_memory().unwrap().contains(&node), "{node}");
         drop(memory);
+    }
+
+    /// What is there by frames and by the scan and the question, where this process is told frames;
+    /// else both are the latter.
+    fn both(range: Range<usize>) -> [Vec<(Folio, u32)>; 2] {
+        let (target, _) = this();
+        let mut scanner = Scanner::new(&target);
+        let by_frames = scanner.located(range.clone(), BASE_PAGE).unwrap();
+        scanner.frames = None;
+        [by_frames, scanner.located(range, BASE_PAGE).unwrap()]
+    }
+
+    #[test]
+    fn frames_tell_what_the_scan_and_the_question_do() {
+        let node = nodes_with_memory().unwrap()[0];
+        let page = BASE_PAGE / 8;
+        let mut memory = NodeMemory::reserve(node, 8 << 20, NodePages::Base).unwrap();
+        let range = memory.range();
+        let words = memory.words_mut();
+        // Every page; every second; few; the page of zeros; none.
+        words[..512 * page].fill(7);
+        (0..256).for_each(|at| words[(512 + 2 * at) * page] = 7);
+        (0..4).for_each(|at| words[(1024 + 100 * at) * page] = 7);
+        let zeros = (1536..1600).map(|at| words[at * page]).sum::<u64>();
+        words[1600 * page] = 7 + zeros;
+        let [by_frames, asked] = both(range.clone());
+        assert_eq!(by_frames.len(), 512 + 256 + 4 + 1);
+        assert_eq!(by_frames, asked);
+        let part = range.start + 3 * BASE_PAGE..range.start + 700 * BASE_PAGE;
+        let [by_frames, asked] = both(part);
+        assert_eq!(by_frames.len(), 509 + 94);
+        assert_eq!(by_frames, asked);
+    }
+
+    #[test]
+    fn frames_leave_huge_pages_to_the_scan() {
+        let node = nodes_with_memory().unwrap()[0];
+        let mut memory = NodeMemory::reserve(node, 8 << 20, NodePages::Huge).unwrap();
+        memory.words_mut().fill(7);
+        let range = memory.range();
+        let [by_frames, asked] = both(range.clone());
+        assert_eq!(by_frames, asked);
+        let pages = |found: &[(Folio, u32)]| -> u64 {
+            found.iter().map(|(folio, _)| folio.base_pages()).sum()
+        };
+        assert_eq!(pages(&by_frames), 2048);
+        // A page of a huge page is the huge page.
+        let [by_frames, asked] = both(range.start + BASE_PAGE..range.start + 2 * BASE_PAGE);
+        assert_eq!(by_frames, asked);
+        assert_eq!(by_frames.len(), 1);
     }
 
     #[test]

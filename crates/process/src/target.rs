@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use procfs::process::{Process, Stat, StatFlags, Status};
 use procfs::{FromBufRead, FromRead, ProcError, ProcResult};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::PidfdFlags;
-use transhume_sys::numa::query_pages;
+use transhume_sys::numa::{NodeFrames, query_pages};
 use transhume_sys::pagemap::Pagemap;
 use transhume_sys::{Call, CallError, Errno, Pid};
 
@@ -93,6 +94,8 @@ pub struct Target {
     started: u64,
     handle: OwnedFd,
     process: Process,
+    /// Read when they are wanted first.
+    node_frames: OnceLock<Option<NodeFrames>>,
 }
 
 /// A process as it is listed.
@@ -174,6 +177,7 @@ impl Target {
             started: stat.starttime,
             handle,
             process,
+            node_frames: OnceLock::new(),
         };
         target.pagemap().map_err(refused)?;
         // Between the look-ups its number may have become another's.
@@ -239,6 +243,13 @@ impl Target {
             }
         })?;
         Ok(Pagemap::from(OwnedFd::from(opened)))
+    }
+
+    /// Which frames are on which node of the machine, for all who look for its pages; `None` where the
+    /// kernel does not say.
+    pub(crate) fn node_frames(&self) -> Option<&NodeFrames> {
+        let frames = self.node_frames.get_or_init(|| NodeFrames::here().ok());
+        frames.as_ref()
     }
 
     /// One of its files in procfs, as bytes: a path in it may be anything.

@@ -8,9 +8,10 @@ use transhume_sys::Errno;
 use transhume_sys::shootdown::ShootdownCounter;
 
 use crate::BASE_PAGE;
-use crate::account::Account;
+use crate::account::{Account, Amount};
 use crate::bring::{Check, Kernel, bring};
 use crate::crew::{Crew, Window, locked};
+use crate::list::{List, fit_bytes};
 use crate::near::stay_near;
 use crate::pace::Pace;
 use crate::scan::{Scanner, address, addresses, size, size_of_all};
@@ -25,7 +26,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(64);
 const ABSENT_PASSES: u32 = 3;
 
 /// What goes to one node, of mappings with one size of pages.
-type Lists = BTreeMap<(u32, usize), Vec<Folio>>;
+type Lists = BTreeMap<(u32, usize), List>;
 
 #[derive(Debug)]
 pub(crate) struct Worker<'c, 'r> {
@@ -109,56 +110,44 @@ impl<'c, 'r> Worker<'c, 'r> {
 
     /// Finds what is to move of a window.
     fn find(&mut self, window: Window) {
-        let found = match self.scanner.located(window.range, window.page_size) {
-            Ok(found) => found,
-            Err(error) => return self.crew.cannot_find(error),
-        };
-        let request = self.crew.means.request;
-        for (folio, status) in found {
-            let Some(node) = status.node() else {
-                // Gone again, or nothing that can be moved.
-                continue;
-            };
-            if !request.from.contains(&node) {
-                // Later rounds meet what the first has moved.
-                if self.crew.round == 0 && request.to.contains(node) {
-                    self.account.already_there.count(folio);
-                }
-            } else if self.crew.known.binary_search(&folio).is_err() {
-                let key = (request.to.node(address(folio)), window.page_size);
+        let crew = self.crew;
+        let request = crew.means.request;
+        let found = self.scanner.visit(window.range, window.page_size, |run| {
+            if request.from.contains(&run.node) {
+                let key = (request.to.node(address(run.first)), window.page_size);
                 let list = self.waiting.entry(key).or_default();
-                // Two selections may have a part each of a huge page.
-                if list.last() != Some(&folio) {
-                    list.push(folio);
-                }
+                list.push_run(run, crew.known);
+            } else if crew.round == 0 && request.to.contains(run.node) {
+                // Later rounds meet what the first has moved.
+                self.account.already_there += run.amount();
             }
+        });
+        if let Err(error) = found {
+            crew.cannot_find(error);
         }
     }
 
     /// Moves what waits for each node, slice by slice, as long as there is at least so much.
     fn move_what_waits(&mut self, least: AtLeast) {
-        for ((node, page_size), folios) in std::mem::take(&mut self.waiting) {
-            let mut rest = folios.as_slice();
-            while !rest.is_empty() && !self.crew.is_over() {
+        for ((node, page_size), mut list) in std::mem::take(&mut self.waiting) {
+            let mut tried = 0;
+            while let Some(&first) = list.folios().get(tried)
+                && !self.crew.is_over()
+            {
                 if self.crew.is_closed(node, page_size) {
-                    rest = &[];
+                    tried = list.folios().len();
                     break;
                 }
-                let room = self.pace.base_pages().min(self.stride.base_pages(rest[0]));
-                let mut pages = 0;
-                let fit = rest.iter().take_while(|folio| {
-                    pages += folio.base_pages();
-                    pages <= room
-                });
-                let fit = fit.count();
-                if fit == rest.len() && pages < room && least == AtLeast::ASlice {
+                let room = self.pace.base_pages().min(self.stride.base_pages(first));
+                if least == AtLeast::ASlice && list.base_pages_from(tried) < room {
                     break;
                 }
-                let tried = self.slice(&rest[..fit.max(1)], node, page_size);
-                rest = &rest[tried..];
+                let end = tried + list.fit(tried, room);
+                tried += self.slice(&list.folios()[tried..end], node, page_size);
             }
-            if !rest.is_empty() {
-                self.waiting.insert((node, page_size), rest.to_vec());
+            list.drop_first(tried);
+            if !list.folios().is_empty() {
+                self.waiting.insert((node, page_size), list);
             }
         }
     }
@@ -178,13 +167,13 @@ impl<'c, 'r> Worker<'c, 'r> {
                 granted => break granted,
             }
         };
-        let mut within = 0;
-        let fit = folios.iter().take_while(|&&folio| {
-            within += size(folio);
-            within <= granted
-        });
-        let folios = &folios[..fit.count()];
-        let asked = size_of_all(folios);
+        let (folios, asked) = match granted < bytes {
+            true => {
+                let folios = &folios[..fit_bytes(folios, granted)];
+                (folios, size_of_all(folios))
+            }
+            false => (folios, bytes),
+        };
         if folios.is_empty() {
             crew.means.budget.settle(granted, 0);
             crew.means.budget.spend();
@@ -209,16 +198,13 @@ impl<'c, 'r> Worker<'c, 'r> {
         });
         self.account.longest_call = self.account.longest_call.max(took);
         let before = self.account.moved;
-        let all_went = answers.iter().all(Result::is_ok);
-        for (&folio, answer) in folios.iter().zip(answers) {
-            let is_huge = folio.order() != Order::BASE && page_size == BASE_PAGE;
-            if is_huge && !all_went && self.split_up(folio, answer, node) {
-                continue;
-            }
-            match answer {
-                Ok(()) => self.account.moved.count(folio),
-                Err(failure) => self.stays(folio, node, page_size, failure),
-            }
+        if answers.iter().all(Result::is_ok) {
+            self.account.moved += Amount {
+                folios: folios.len() as u64,
+                bytes: asked,
+            };
+        } else {
+            self.account_for(folios, answers, node, page_size);
         }
         let moved = self.account.moved;
         let (pages, moved) = (moved.folios - before.folios, moved.bytes - before.bytes);
@@ -230,6 +216,26 @@ impl<'c, 'r> Worker<'c, 'r> {
             crew.means.progress.handle(asked);
         }
         folios.len()
+    }
+
+    /// Accounts for folios of which some have not gone.
+    fn account_for(
+        &mut self,
+        folios: &[Folio],
+        answers: Vec<Result<(), Failure>>,
+        node: u32,
+        page_size: usize,
+    ) {
+        for (&folio, answer) in folios.iter().zip(answers) {
+            let is_huge = folio.order() != Order::BASE && page_size == BASE_PAGE;
+            if is_huge && self.split_up(folio, answer, node) {
+                continue;
+            }
+            match answer {
+                Ok(()) => self.account.moved.count(folio),
+                Err(failure) => self.stays(folio, node, page_size, failure),
+            }
+        }
     }
 
     /// What lacks a huge page at its destination the kernel splits, and moves the base pages that it
@@ -244,11 +250,10 @@ impl<'c, 'r> Worker<'c, 'r> {
             return false;
         }
         let again = Failure::new(Step::Remap, Why::Again);
-        for (page, status) in found {
-            match status.node() {
-                Some(now) if now == node => self.account.moved.count(page),
-                Some(_) => self.stays(page, node, BASE_PAGE, answer.err().unwrap_or(again)),
-                None => {}
+        for (page, now) in found {
+            match now == node {
+                true => self.account.moved.count(page),
+                false => self.stays(page, node, BASE_PAGE, answer.err().unwrap_or(again)),
             }
         }
         true
@@ -326,7 +331,7 @@ impl<'c, 'r> Worker<'c, 'r> {
             self.account.retries += self
                 .waiting
                 .values()
-                .map(|list| list.len() as u64)
+                .map(|list| list.folios().len() as u64)
                 .sum::<u64>();
             self.move_what_waits(AtLeast::APage);
         }

@@ -2,6 +2,7 @@
 //!
 //! Everything here changes where memory is and not what it contains, so it is safe.
 
+mod frames;
 mod memory;
 mod policy;
 pub mod topology;
@@ -16,6 +17,7 @@ use crate::text::{self, TextError};
 use crate::{Call, CallError, hook};
 use policy::NodeMask;
 
+pub use frames::NodeFrames;
 pub use memory::{NodeMemory, NodePages};
 pub use policy::{
     BindFlags, MAX_NODES, Policy, PolicyKind, PolicyReport, ThreadPolicy, bind, mbind, node_at,

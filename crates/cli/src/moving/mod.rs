@@ -137,14 +137,14 @@ fn watched(request: &Request, targets: Vec<Target>) -> Result<Report, CliError> 
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let report = thread::scope(|scope| {
         let mover = scope.spawn(|| request.run(targets, &progress));
-        while !mover.is_finished() {
+        while !bar.is_hidden() && !mover.is_finished() {
             let planned = progress.planned_bytes();
             if planned > 0 {
                 bar.set_length(planned);
                 bar.set_position(progress.handled_bytes().min(planned));
                 bar.set_message(so_far(&progress, &bar));
             }
-            thread::sleep(Duration::from_millis(if bar.is_hidden() { 5 } else { 50 }));
+            thread::sleep(Duration::from_millis(50));
         }
         mover.join()
     });

@@ -352,7 +352,7 @@ fn tiers(root: &Path) -> Result<Option<Vec<MemoryTier>>, TextError> {
 }
 
 /// The numbers of the entries of a folder that are named so and numbered, in order.
-fn numbered(folder: &Path, name: &str) -> Result<Vec<u32>, TextError> {
+pub(super) fn numbered(folder: &Path, name: &str) -> Result<Vec<u32>, TextError> {
     let entries = text::entries(folder)?;
     let number = |entry: &String| entry.strip_prefix(name)?.parse().ok();
     let mut numbers = entries.iter().filter_map(number).collect::<Vec<u32>>();

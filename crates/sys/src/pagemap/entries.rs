@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::slice;
 
 use super::Pagemap;
 use crate::{Call, CallError, Errno, hook};
@@ -11,6 +12,13 @@ use crate::{Call, CallError, Errno, hook};
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageEntry(u64);
+
+/// An entry as the kernel writes it.
+impl From<u64> for PageEntry {
+    fn from(word: u64) -> Self {
+        Self(word)
+    }
+}
 
 impl PageEntry {
     /// Whether the page is in memory.
@@ -23,6 +31,14 @@ impl PageEntry {
     #[must_use]
     pub const fn is_file(self) -> bool {
         self.0 & (1 << 61) != 0
+    }
+
+    /// Whether it is mapped here and nowhere else, neither by another process nor twice by this one.
+    /// The kernel says so only of memory that it keeps count of: not of the page of zeros, and not of
+    /// what a device has.
+    #[must_use]
+    pub const fn is_exclusive(self) -> bool {
+        self.is_present() && self.0 & (1 << 56) != 0
     }
 
     /// The number of its frame. Zero without `CAP_SYS_ADMIN`.
@@ -49,7 +65,10 @@ impl Pagemap {
     /// proc_pid_pagemap(5), `Documentation/admin-guide/mm/pagemap.rst`.
     pub fn entries(&self, first: u64, entries: &mut [PageEntry]) -> Result<usize, CallError> {
         let size = size_of::<PageEntry>();
-        let mut bytes = vec![0_u8; size_of_val(entries)];
+        let length = size_of_val(entries);
+        // SAFETY: an entry is a word and may have any value; the bytes are those of the slice, which
+        // is borrowed for as long as they are.
+        let bytes = unsafe { slice::from_raw_parts_mut(entries.as_mut_ptr().cast::<u8>(), length) };
         let mut filled = 0;
         while filled < bytes.len() {
             let at = first * 8 + crate::abi::to_u64(filled);
@@ -61,10 +80,6 @@ impl Pagemap {
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(CallError::new(Call::PagemapRead, errno)),
             }
-        }
-        let words = bytes[..filled].chunks_exact(size);
-        for (entry, word) in entries.iter_mut().zip(words) {
-            *entry = PageEntry(u64::from_ne_bytes(word.try_into().unwrap_or_default()));
         }
         Ok(filled / size)
     }
@@ -135,5 +150,7 @@ mod tests {
             "that is a place in swap"
         );
         assert!(PageEntry(1 << 61).is_file());
+        assert!(PageEntry((1 << 63) | (1 << 56)).is_exclusive());
+        assert!(!PageEntry(1 << 63).is_exclusive() && !PageEntry(1 << 56).is_exclusive());
     }
 }

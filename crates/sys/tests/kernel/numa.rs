@@ -1,9 +1,10 @@
 //! Policy and migration between nodes.
 
 use transhume_sys::numa::{
-    self, BindFlags, PageStatus, Policy, PolicyKind, Shared, ThreadPolicy, migrate_pages,
-    move_pages, node_at, nodes_with_memory, policy_at, query_pages,
+    self, BindFlags, NodeFrames, NodeMemory, NodePages, PageStatus, Policy, PolicyKind, Shared,
+    ThreadPolicy, migrate_pages, move_pages, node_at, nodes_with_memory, policy_at, query_pages,
 };
+use transhume_sys::pagemap::{PageEntry, Pagemap};
 use transhume_sys::{Errno, Pid};
 
 use crate::common::{Needs, Pages, Suite, all, page_size};
@@ -16,6 +17,11 @@ pub(crate) fn add(suite: &mut Suite) {
         move_to_where_they_are,
     );
     suite.test("numa::errors", numa(), errors);
+    suite.test(
+        "numa::frames_are_on_nodes",
+        all([numa(), frames()]),
+        frames_are_on_nodes,
+    );
     suite.test("numa::policies", numa(), policies);
     suite.test(
         "numa::move_to_another_node",
@@ -45,6 +51,24 @@ fn two_nodes() -> Needs {
         0 | 1 => Err("a single node has memory".to_owned()),
         _ => Ok(()),
     }
+}
+
+/// Whether this process is told the frames of pages, and where they are.
+fn frames() -> Needs {
+    NodeFrames::here().map_err(|error| error.to_string())?;
+    let pages = Pages::filled(1);
+    match entries(pages.addr(0), 1)[0].frame() {
+        0 => Err("only CAP_SYS_ADMIN is told frames".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn entries(address: usize, count: usize) -> Vec<PageEntry> {
+    let mut entries = vec![PageEntry::default(); count];
+    let first = (address / page_size()) as u64;
+    let read = Pagemap::open_self().unwrap().entries(first, &mut entries);
+    assert_eq!(read, Ok(count));
+    entries
 }
 
 fn addresses(pages: &Pages, count: usize) -> Vec<usize> {
@@ -86,6 +110,26 @@ fn move_to_where_they_are() {
         status.iter().all(|status| status.node() == Some(node)),
         "{status:?}"
     );
+}
+
+/// The frames of pages are where the kernel says that the pages are, on each node.
+fn frames_are_on_nodes() {
+    const COUNT: usize = 300;
+    let frames = NodeFrames::here().unwrap();
+    for node in nodes_with_memory().unwrap() {
+        let bytes = COUNT * page_size();
+        let mut memory = NodeMemory::reserve(node, bytes, NodePages::Base).unwrap();
+        memory.words_mut().fill(7);
+        let start = memory.range().start;
+        let list = (0..COUNT).map(|index| start + index * page_size());
+        let mut status = [PageStatus::UNKNOWN; COUNT];
+        query_pages(None, &list.collect::<Vec<_>>(), &mut status).unwrap();
+        for (entry, status) in entries(start, COUNT).into_iter().zip(status) {
+            let (around, node) = frames.around(entry.frame()).unwrap();
+            assert_eq!(Some(node), status.node());
+            assert!(around.contains(&entry.frame()));
+        }
+    }
 }
 
 fn errors() {
