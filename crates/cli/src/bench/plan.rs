@@ -76,6 +76,14 @@ pub(crate) fn make(args: &Bench, copier: &SharedCopier) -> Result<Vec<Group>, Cl
     }
     for &size in sizes.iter().filter(|_| asks(What::Exchange)) {
         let group = group(Table::Exchange, args, size, Pins::Declared);
+        if group.pages < 2 {
+            let what = "an exchange needs two pages at least";
+            match args.what {
+                What::Exchange => return Err(CliError::Refused(what.to_owned())),
+                // The other tables are shown without it.
+                _ => continue,
+            }
+        }
         groups.push(exchange::cells(group, copier, threads)?);
     }
     for group in &groups {

@@ -210,6 +210,18 @@ fn wrong_words_are_refused() {
 
 fn what_cannot_be_is_refused() {
     refused(
+        &["bench", "exchange", "--pages", "1"],
+        "an exchange needs two pages at least",
+    );
+    refused(
+        &["bench", "defer", "--pages", "1", "--page-size", "4k"],
+        "its tables take 11 pages of 4k; cure: more --pages",
+    );
+    refused(
+        &["bench", "defer", "--backing", "file:/tmp/transhume-none"],
+        "cannot hold stores off the pages of plain files; cure: ",
+    );
+    refused(
         &["bench", "--copier", "mempcy"],
         "no copier is named 'mempcy'; the copiers are",
     );

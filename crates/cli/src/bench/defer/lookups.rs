@@ -21,6 +21,11 @@ const WORDS_A_POINT: usize = 6;
 const INDEX_WORDS: usize = NUCLIDES / 2;
 const STEP_BITS: u32 = 20;
 
+/// Words of one grid point of all nuclides.
+const WORDS_OF_ALL: usize = NUCLIDES * (1 + INDEX_WORDS + WORDS_A_POINT);
+/// The least that tables take: two points of each nuclide.
+pub(super) const LEAST_BYTES: usize = 2 * WORDS_OF_ALL * size_of::<u64>();
+
 /// Where the tables are in a region's words.
 #[derive(Clone, Copy)]
 pub(super) struct Tables<'w> {
@@ -56,12 +61,11 @@ fn index(at: usize, pair: usize) -> u64 {
 }
 
 impl<'w> Tables<'w> {
-    /// Tables that fill these words as far as whole points do.
+    /// Tables that fill these words, at least [`LEAST_BYTES`], as far as whole points do.
     pub(super) fn over(words: &'w [AtomicU64]) -> Self {
-        let a_point = NUCLIDES * (1 + INDEX_WORDS + WORDS_A_POINT);
         Self {
             words,
-            points: (words.len() / a_point).max(2),
+            points: words.len() / WORDS_OF_ALL,
         }
     }
 

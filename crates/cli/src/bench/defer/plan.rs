@@ -8,6 +8,7 @@ use transhume_region::PageSize;
 use transhume_sys::limits;
 use transhume_sys::map::HUGE_PAGE;
 
+use super::lookups::LEAST_BYTES;
 use crate::args::{Backing, Bench, What};
 use crate::error::CliError;
 
@@ -66,6 +67,7 @@ pub(crate) fn make(
             return left_out(
                 args,
                 "the kernel cannot hold stores off the pages of plain files",
+                "--backing memfd or hugetlb",
             );
         }
         (Backing::Hugetlb, Some(PageSize::Base)) => {
@@ -89,6 +91,11 @@ pub(crate) fn make(
     };
     let available = limits::memory_available().unwrap_or(u64::MAX);
     for group in &groups {
+        if group.pages.saturating_mul(group.page_size.bytes()) < LEAST_BYTES {
+            let least = LEAST_BYTES.div_ceil(group.page_size.bytes());
+            let why = format!("its tables take {least} pages of {}", group.page_size);
+            return left_out(args, &why, "more --pages");
+        }
         if group.backing == Backing::Hugetlb {
             if free < needed {
                 return Err(CliError::Refused(format!(
@@ -113,11 +120,9 @@ pub(crate) fn make(
 }
 
 /// Refuses where it was asked for by name, and says so where all were.
-fn left_out(args: &Bench, why: &str) -> Result<(Vec<Group>, Vec<String>), CliError> {
+fn left_out(args: &Bench, why: &str, cure: &str) -> Result<(Vec<Group>, Vec<String>), CliError> {
     match args.what {
-        What::Defer => Err(CliError::Refused(format!(
-            "{why}; cure: --backing memfd or hugetlb"
-        ))),
+        What::Defer => Err(CliError::Refused(format!("{why}; cure: {cure}"))),
         _ => Ok((Vec::new(), vec![format!("defer is left out: {why}")])),
     }
 }
