@@ -14,6 +14,7 @@ mod bits;
 mod pending;
 mod pressure;
 mod settler;
+mod stores;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub(crate) use self::bits::Bits;
 pub(crate) use self::pending::{Cause, Desk, Pending};
 pub(crate) use self::settler::{Settle, Settler, Wants};
+pub(crate) use self::stores::{Marks, Stores, Waits, refuse_all};
 
 /// How much may wait, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,10 +44,12 @@ pub(crate) struct Pending<H> {
     settling: Mutex<()>,
     pressure: Mutex<Pressure>,
     usage: Mutex<DeferralUsage>,
+    /// Folios on which a store waits for an answer that the kernel would not take yet.
+    pub(super) stores: Mutex<Vec<usize>>,
     most_pages: AtomicUsize,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What each protects is complete before anything that could panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -73,6 +75,7 @@ impl<H> Pending<H> {
             settling: Mutex::new(()),
             pressure: Mutex::new(Pressure::new(deferral.keep_free_bytes)),
             usage: Mutex::default(),
+            stores: Mutex::default(),
             most_pages: AtomicUsize::new(0),
         }
     }

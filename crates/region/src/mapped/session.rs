@@ -17,6 +17,7 @@ use transhume_sys::{CallError, Errno};
 
 use super::budget::Charge;
 use super::tier::FileTier;
+use crate::deferral::Marks;
 use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, wake, why};
 use crate::gate;
 use crate::index_of;
@@ -68,10 +69,7 @@ pub(crate) struct Held {
     pub(super) frame: Option<usize>,
     at: At,
     mapped_by: Option<MappedBy>,
-    /// Stores are held off since this batch, or an earlier one of the same request.
-    pub(super) stores_held: bool,
-    /// It has been in the ledger.
-    pub(super) parked: bool,
+    pub(super) marks: Marks,
 }
 
 /// What the call that mapped a folio again did to its neighbours.
@@ -156,8 +154,7 @@ impl<'r> Session<'r> {
             frame: None,
             at: At::Source,
             mapped_by: None,
-            stores_held: false,
-            parked: false,
+            marks: Marks::default(),
         }
     }
 
@@ -258,10 +255,10 @@ impl<'r> Session<'r> {
             unsafe { map::map_file_fixed(addresses.clone(), file, file.offset(slot)) }?;
             let _ = advise::advise(addresses.clone(), Advice::DontFork);
         }
-        if self.memory.pending.is_some() {
+        if let Some(stores) = self.memory.stores() {
             // What is refused is tried again when stores are to be held off.
             let _ = self.memory.register_for_stores(addresses.clone());
-            self.stores_are_free(&folios);
+            stores.are_free(&folios);
         }
         self.lock_again(folios);
         wake(&self.memory.uffd, addresses);
@@ -426,7 +423,7 @@ impl Platform for Session<'_> {
                     // The pages are there; this only saves the threads a fault for each. What it
                     // cannot do now they do themselves.
                     let addresses = self.addresses(folios.start, folios.len());
-                    let _ = if run[0].held.parked {
+                    let _ = if run[0].held.marks.parked {
                         // They are read, so they stay clean.
                         advise::advise(addresses, Advice::PopulateRead)
                     } else {
@@ -446,14 +443,16 @@ impl Platform for Session<'_> {
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            let alike = a.at == b.at && a.stores_held == b.stores_held && a.from == b.from;
+            let alike =
+                a.at == b.at && a.marks.stores_held == b.marks.stores_held && a.from == b.from;
             alike && adjacent(a, b) && a.source + 1 == b.source
         });
         for run in runs {
             let first = &run[0].held;
             if first.at != At::Blind {
-                if first.stores_held {
-                    self.let_stores_go(&(first.index..first.index + run.len()));
+                let folios = first.index..first.index + run.len();
+                if let Some(stores) = self.memory.stores().filter(|_| first.marks.stores_held) {
+                    stores.let_go(&folios);
                 }
                 continue;
             }
@@ -485,7 +484,7 @@ impl Platform for Session<'_> {
                 }
                 (_, Some(slot)) => {
                     free(held.to, slot);
-                    if held.parked {
+                    if held.marks.parked {
                         // The room that its request left taken.
                         self.table.free_room(held.to, 1);
                     }
