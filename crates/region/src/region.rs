@@ -1,6 +1,7 @@
 //! The region: what an application holds.
 
 mod exchange;
+mod settling;
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -10,15 +11,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use transhume_copy::{CopyJob, Switch};
-use transhume_engine::{
-    Copier, Failure, Folio, Ledger, Limit, Outcome, Parked, Report, Request, Settlement, defer,
-    migrate,
-};
+use transhume_engine::{Copier, Limit, Outcome, Report, Request, defer, migrate};
 
 use crate::anonymous::{self, Anonymous};
 use crate::builder::Builder;
 use crate::claims::{self, Claims};
-use crate::deferral::{Cause, DeferralUsage, Desk, Pending, Settle, Settler, Wants};
+use crate::deferral::{Cause, Desk, Settler};
 use crate::error::RegionError;
 use crate::keeper::{Keep, Keeper};
 use crate::mapped::{self, Mapped};
@@ -150,61 +148,6 @@ impl Keep for Core<Mapped> {
 
     fn refill(&self) -> bool {
         self.memory.refill()
-    }
-}
-
-impl Core<Mapped> {
-    /// Settles what `which` takes out of the ledger.
-    fn settle(
-        &self,
-        keeper: &Keeper,
-        cause: Cause,
-        which: impl FnOnce(&mut Ledger<mapped::Held>) -> Parked<mapped::Held>,
-    ) -> Settlement {
-        let Some(pending) = &self.memory.pending else {
-            return Settlement::default();
-        };
-        let open = || mapped::Session::new(&self.memory, &self.table, keeper, 0);
-        pending.settle(cause, which, open)
-    }
-}
-
-impl Settle for Core<Mapped> {
-    fn wants(&self) -> Option<&Wants> {
-        self.memory.pending.as_ref().map(|pending| &pending.wants)
-    }
-
-    fn max_age(&self) -> Duration {
-        self.memory
-            .pending
-            .as_ref()
-            .map_or(Duration::MAX, |pending| pending.max_age)
-    }
-
-    fn settle_for_store(&self, keeper: &Keeper, folio: usize) {
-        if let Some(folio) = folio_at(folio, self.memory.page_size.order()) {
-            self.settle(keeper, Cause::Store, |ledger| {
-                ledger.take_run(folio, ledger.at_once())
-            });
-        }
-    }
-
-    fn settle_due(&self, keeper: &Keeper) -> bool {
-        let Some(pending) = &self.memory.pending else {
-            return false;
-        };
-        if pending.is_empty() {
-            return false;
-        }
-        let cause = if pending.is_pressed() {
-            Some(Cause::Pressure)
-        } else {
-            pending.is_due().then_some(Cause::Age)
-        };
-        if let Some(cause) = cause {
-            self.settle(keeper, cause, |ledger| ledger.take(|_| true));
-        }
-        !pending.is_empty()
     }
 }
 
@@ -453,54 +396,6 @@ impl Region {
         Ok(report)
     }
 
-    /// Switches pages whose switch waits to their destinations now, by as few shootdowns as can be
-    /// (\[deferred-flush\]); returns when they are there, or back at their source. Pages that do not wait
-    /// are left alone.
-    ///
-    /// # Errors
-    ///
-    /// [`RegionError::NoDeferral`], [`RegionError::OutsideRegion`], [`RegionError::NoPages`],
-    /// [`RegionError::Forked`].
-    pub fn settle(&self, pages: impl Into<Pages>) -> Result<Settlement, RegionError> {
-        self.check_process()?;
-        let pages = pages.into().resolve(self.pages())?;
-        if self.pending().is_none() {
-            return Err(RegionError::NoDeferral);
-        }
-        Ok(self.settle_pages(&pages, Cause::Asked))
-    }
-
-    /// What waits for its switch, and what has been settled why; `None` for a region without
-    /// [`Builder::deferral`](crate::Builder::deferral).
-    #[must_use]
-    pub fn deferral(&self) -> Option<DeferralUsage> {
-        self.pending().map(Pending::usage)
-    }
-
-    /// Takes out which pages were reported as deferred and then could not be switched, and why: those
-    /// since the last call, up to 65,536. They are where they were, with their data.
-    #[must_use]
-    pub fn take_stayed(&self) -> Vec<(Folio, Failure)> {
-        self.pending().map(Pending::take_stayed).unwrap_or_default()
-    }
-
-    fn pending(&self) -> Option<&Pending<mapped::Held>> {
-        match &self.backing {
-            Backing::Mapped { core, .. } => core.memory.pending.as_ref(),
-            Backing::Anonymous(..) | Backing::MovePages(_) => None,
-        }
-    }
-
-    /// Settles those of these pages that wait.
-    fn settle_pages(&self, pages: &RunSet, cause: Cause) -> Settlement {
-        match &self.backing {
-            Backing::Mapped { keeper, core, .. } => core.settle(keeper, cause, |ledger| {
-                ledger.take(|folio| pages.contains(index_of(folio)))
-            }),
-            Backing::Anonymous(..) | Backing::MovePages(_) => Settlement::default(),
-        }
-    }
-
     /// Holds pages where they are, waiting first for a migration of them to end.
     ///
     /// With [`Pins::Declared`](crate::Pins::Declared) the application promises to hold the pages so
@@ -538,7 +433,7 @@ impl Region {
             let patience = until.saturating_duration_since(Instant::now());
             let waits = self
                 .pending()
-                .is_some_and(|pending| pending.parked.is_set(page));
+                .is_some_and(|pending| pending.is_parked(page));
             let patience = if waits { Duration::ZERO } else { patience };
             match self.table().pin(page, patience) {
                 Ok(()) => return Ok(()),

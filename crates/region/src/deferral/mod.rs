@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub(crate) use self::bits::Bits;
-pub(crate) use self::pending::{Cause, Desk, Pending};
+pub(crate) use self::pending::{AnyPending, Cause, Desk, Pending};
 pub(crate) use self::settler::{Settle, Settler, Wants};
 pub(crate) use self::stores::{Marks, Stores, Waits, refuse_all};
 

@@ -101,22 +101,6 @@ impl<H> Pending<H> {
         self.held.bytes() + self.parked.bytes() + lock(&self.ledger).bytes()
     }
 
-    pub(crate) fn usage(&self) -> DeferralUsage {
-        let paused = self.is_pressed();
-        let pages = lock(&self.ledger).len();
-        DeferralUsage {
-            pages,
-            bytes: pages * self.page,
-            most_bytes: self.most_pages.load(Ordering::Relaxed) * self.page,
-            paused,
-            ..*lock(&self.usage)
-        }
-    }
-
-    pub(crate) fn take_stayed(&self) -> Vec<(Folio, Failure)> {
-        lock(&self.ledger).take_stayed()
-    }
-
     /// Settles what `which` takes out of the ledger, by the platform that `open` makes; not before
     /// others that are being settled have been.
     pub(crate) fn settle<P: Defers<Held = H>>(
@@ -171,6 +155,38 @@ impl<H> Pending<H> {
         if !all.is_empty() {
             self.settle_parked(cause, platform, &mut all);
         }
+    }
+}
+
+/// What can be asked of pairs whichever their backing is.
+pub(crate) trait AnyPending {
+    /// What waits, and what has been settled.
+    fn usage(&self) -> DeferralUsage;
+    /// Which folios stayed, and why, since the last call.
+    fn take_stayed(&self) -> Vec<(Folio, Failure)>;
+    /// Whether a folio waits in the ledger.
+    fn is_parked(&self, folio: usize) -> bool;
+}
+
+impl<H> AnyPending for Pending<H> {
+    fn usage(&self) -> DeferralUsage {
+        let paused = self.is_pressed();
+        let pages = lock(&self.ledger).len();
+        DeferralUsage {
+            pages,
+            bytes: pages * self.page,
+            most_bytes: self.most_pages.load(Ordering::Relaxed) * self.page,
+            paused,
+            ..*lock(&self.usage)
+        }
+    }
+
+    fn take_stayed(&self) -> Vec<(Folio, Failure)> {
+        lock(&self.ledger).take_stayed()
+    }
+
+    fn is_parked(&self, folio: usize) -> bool {
+        self.parked.is_set(folio)
     }
 }
 
