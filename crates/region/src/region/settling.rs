@@ -15,6 +15,9 @@ use crate::table::FolioTable;
 use crate::tier::PageSize;
 use crate::{folio_at, index_of};
 
+/// How long the region's thread waits for a pair that is just being recorded.
+const NAP: Duration = Duration::from_micros(20);
+
 /// Memory of a region whose switches can wait.
 pub(crate) trait Defer: Send + Sync + 'static {
     /// What is kept for a folio that waits.
@@ -85,10 +88,19 @@ impl<M: Defer> Settle for Core<M> {
     }
 
     fn settle_for_store(&self, keeper: &Keeper, folio: usize) {
-        if let Some(folio) = folio_at(folio, self.memory.page_size().order()) {
-            self.settle(keeper, Cause::Store, |ledger| {
-                ledger.take_run(folio, ledger.at_once())
-            });
+        let Some(named) = folio_at(folio, self.memory.page_size().order()) else {
+            return;
+        };
+        let settled = self.settle(keeper, Cause::Store, |ledger| {
+            ledger.take_run(named, ledger.at_once())
+        });
+        let waits = |pending: &Pending<_>| pending.parked.is_set(folio);
+        if settled.outcomes.is_empty()
+            && let Some(pending) = self.memory.pending().filter(|&pending| waits(pending))
+        {
+            // It is parked, and its batch is about to record it.
+            std::thread::sleep(NAP);
+            pending.wants.store(folio);
         }
     }
 
