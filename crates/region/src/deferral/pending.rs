@@ -1,6 +1,7 @@
 //! The pairs of a region, and who settles them.
 
 use std::num::NonZeroU64;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use transhume_engine::{
     Deferral as Defers, Entry, Failure, Folio, Generation, Ledger, Parked, Settlement, Waiting,
     settle,
 };
+
+use transhume_sys::signals::HeldOff;
 
 use super::pressure::Pressure;
 use super::{Bits, Deferral, DeferralUsage, Wants};
@@ -49,9 +52,33 @@ pub(crate) struct Pending<H> {
     most_pages: AtomicUsize,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// A lock, with the handlers of signals held off: one that stored to a page that waits would wait for
+/// the region's thread, which may need this lock.
+#[derive(Debug)]
+pub(super) struct Locked<'m, T> {
+    guard: MutexGuard<'m, T>,
+    _handlers: HeldOff,
+}
+
+impl<T> Deref for Locked<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for Locked<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> Locked<'_, T> {
+    let _handlers = HeldOff::begin();
     // What each protects is complete before anything that could panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    let guard = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+    Locked { guard, _handlers }
 }
 
 impl<H> Pending<H> {

@@ -42,6 +42,9 @@ pub(crate) struct Session<'r> {
     cut_off: usize,
     /// Held while `cut_off` is not zero.
     handlers: Option<HeldOff>,
+    /// Held while folios of a region are locked from which stores may be held off: one by a handler on
+    /// this thread would wait for itself.
+    no_handlers: Option<HeldOff>,
     /// Slots that have been made ready for runs of folios, and not been reserved yet.
     ready: Vec<Ready>,
     /// For the mappings that this batch can add.
@@ -122,6 +125,7 @@ impl<'r> Session<'r> {
             locked: memory.locked(),
             cut_off: 0,
             handlers: None,
+            no_handlers: None,
             ready: Vec::new(),
             charge: Charge::default(),
             granted: batch,
@@ -155,6 +159,14 @@ impl<'r> Session<'r> {
             at: At::Source,
             mapped_by: None,
             marks: Marks::default(),
+        }
+    }
+
+    /// Before anything is locked. Those that have waited since the last batch run first.
+    pub(super) fn hold_handlers_off(&mut self) {
+        self.no_handlers = None;
+        if self.memory.pending.is_some() {
+            self.no_handlers = Some(HeldOff::begin());
         }
     }
 
@@ -321,6 +333,7 @@ impl Platform for Session<'_> {
     }
 
     fn provision(&mut self, folios: &[Folio], to: TierId) {
+        self.hold_handlers_off();
         self.drop_ready();
         let leaving = |&folio: &Folio| {
             let index = index_of(folio);
