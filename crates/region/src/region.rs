@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use transhume_copy::{CopyJob, Switch};
 use transhume_engine::{Copier, Limit, Outcome, Report, Request, defer, migrate};
 
+use self::settling::Defer;
 use crate::anonymous::{self, Anonymous};
 use crate::builder::Builder;
 use crate::claims::{self, Claims};
-use crate::deferral::{Cause, Desk, Settler};
+use crate::deferral::{Cause, Desk, Pending, Settler};
 use crate::error::RegionError;
 use crate::keeper::{Keep, Keeper};
 use crate::mapped::{self, Mapped};
@@ -80,23 +81,45 @@ pub(crate) struct Core<M> {
     pub(crate) memory: M,
 }
 
-/// The core, shared with the thread that keeps it, which is dropped first.
+/// A core with the threads that keep it, which end first.
+#[derive(Debug)]
+struct Kept<M: Defer> {
+    _settler: Option<Settler<Core<M>>>,
+    keeper: Arc<Keeper>,
+    core: Arc<Core<M>>,
+}
+
+impl<M: Defer> Kept<M>
+where
+    Core<M>: Keep,
+{
+    fn start(core: Core<M>) -> std::io::Result<Self> {
+        let core = Arc::new(core);
+        let keeper = Arc::new(Keeper::start(Arc::clone(&core))?);
+        let settler = match core.memory.pending() {
+            Some(_) => Some(Settler::start(Arc::clone(&core), Arc::clone(&keeper))?),
+            None => None,
+        };
+        Ok(Self {
+            _settler: settler,
+            keeper,
+            core,
+        })
+    }
+}
+
+/// The region's memory, by its backing.
 #[derive(Debug)]
 enum Backing {
-    Anonymous(Keeper, Arc<Core<Anonymous>>),
-    Mapped {
-        /// Ends first.
-        _settler: Option<Settler<Core<Mapped>>>,
-        keeper: Arc<Keeper>,
-        core: Arc<Core<Mapped>>,
-    },
+    Anonymous(Kept<Anonymous>),
+    Mapped(Kept<Mapped>),
     /// Here the kernel answers all faults.
     MovePages(Core<MovePages>),
 }
 
 /// What the builder has allocated.
 pub(crate) enum Memory {
-    Anonymous(Anonymous),
+    Anonymous(Box<Anonymous>),
     Mapped(Box<Mapped>),
     MovePages(MovePages),
 }
@@ -119,12 +142,11 @@ impl Keep for Core<Anonymous> {
     }
 
     fn answer(&self) -> bool {
-        self.memory.answer_faults(&self.table);
-        false
+        self.memory.answer_faults(&self.table)
     }
 
     fn can_wait(&self) -> bool {
-        self.memory.is_migrating()
+        self.memory.needs_no_answers()
     }
 
     fn refill(&self) -> bool {
@@ -171,23 +193,14 @@ impl Region {
         let table = FolioTable::new(pages, tiers.len()).with_owner(owner);
         let backing = match memory {
             Memory::Anonymous(memory) => {
-                let core = Arc::new(Core { table, memory });
-                Backing::Anonymous(Keeper::start(Arc::clone(&core))?, core)
+                let memory = *memory;
+                Backing::Anonymous(Kept::start(Core { table, memory })?)
             }
             Memory::Mapped(memory) => {
                 let memory = *memory;
-                let core = Arc::new(Core { table, memory });
-                let keeper = Arc::new(Keeper::start(Arc::clone(&core))?);
-                keeper.refill();
-                let settler = match core.memory.pending {
-                    Some(_) => Some(Settler::start(Arc::clone(&core), Arc::clone(&keeper))?),
-                    None => None,
-                };
-                Backing::Mapped {
-                    _settler: settler,
-                    keeper,
-                    core,
-                }
+                let kept = Kept::start(Core { table, memory })?;
+                kept.keeper.refill();
+                Backing::Mapped(kept)
             }
             Memory::MovePages(memory) => Backing::MovePages(Core { table, memory }),
         };
@@ -206,8 +219,8 @@ impl Region {
 
     pub(crate) fn table(&self) -> &FolioTable {
         match &self.backing {
-            Backing::Anonymous(_, core) => &core.table,
-            Backing::Mapped { core, .. } => &core.table,
+            Backing::Anonymous(Kept { core, .. }) => &core.table,
+            Backing::Mapped(Kept { core, .. }) => &core.table,
             Backing::MovePages(core) => &core.table,
         }
     }
@@ -222,8 +235,8 @@ impl Region {
     #[must_use]
     pub fn page_size(&self) -> PageSize {
         match &self.backing {
-            Backing::Anonymous(_, core) => core.memory.page_size,
-            Backing::Mapped { core, .. } => core.memory.page_size,
+            Backing::Anonymous(Kept { core, .. }) => core.memory.page_size,
+            Backing::Mapped(Kept { core, .. }) => core.memory.page_size,
             Backing::MovePages(core) => core.memory.page_size,
         }
     }
@@ -245,8 +258,8 @@ impl Region {
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         match &self.backing {
-            Backing::Anonymous(_, core) => core.memory.memory.as_ptr(),
-            Backing::Mapped { core, .. } => core.memory.memory.as_ptr(),
+            Backing::Anonymous(Kept { core, .. }) => core.memory.memory.as_ptr(),
+            Backing::Mapped(Kept { core, .. }) => core.memory.memory.as_ptr(),
             Backing::MovePages(core) => core.memory.memory.as_ptr(),
         }
     }
@@ -325,7 +338,7 @@ impl Region {
             return Err(RegionError::NoDeferral);
         }
         let table = self.table();
-        if let Backing::Mapped { core, .. } = &self.backing {
+        if let Backing::Mapped(Kept { core, .. }) = &self.backing {
             core.memory.check_mappings(pages.run_count())?;
         }
         let order = self.page_size().order();
@@ -369,13 +382,23 @@ impl Region {
         };
         let batch = self.batch_pages(&request);
         let report = match &self.backing {
-            Backing::Anonymous(keeper, core) => {
-                let neighbours = options.neighbours;
-                let mut session =
-                    anonymous::Session::new(&core.memory, table, keeper, batch, neighbours);
-                migrate(&mut session, copier, request)
+            Backing::Anonymous(Kept { keeper, core, .. }) => {
+                let memory = &core.memory;
+                match memory.pending.as_ref().filter(|_| options.deferred) {
+                    Some(pending) => {
+                        let mut session =
+                            anonymous::Session::deferring(memory, table, keeper, batch);
+                        defer(&mut session, copier, request, &mut Desk(pending))
+                    }
+                    None => {
+                        let neighbours = options.neighbours;
+                        let mut session =
+                            anonymous::Session::new(memory, table, keeper, batch, neighbours);
+                        migrate(&mut session, copier, request)
+                    }
+                }
             }
-            Backing::Mapped { keeper, core, .. } => {
+            Backing::Mapped(Kept { keeper, core, .. }) => {
                 let mut session = mapped::Session::new(&core.memory, table, keeper, batch);
                 match core.memory.pending.as_ref().filter(|_| options.deferred) {
                     Some(pending) => defer(&mut session, copier, request, &mut Desk(pending)),
@@ -464,11 +487,13 @@ impl Region {
                     capacity,
                 });
         let (pooled_bytes, tables, mappings, fresh_frames) = match &self.backing {
-            Backing::Anonymous(_, core) => {
+            Backing::Anonymous(Kept { core, .. }) => {
                 let memory = &core.memory;
-                (memory.pooled_frames() * page, 0, 1, memory.fresh_frames())
+                let tables = memory.pending.as_ref().map_or(0, Pending::bytes);
+                let pooled_bytes = memory.pooled_frames() * page;
+                (pooled_bytes, tables, 1, memory.fresh_frames())
             }
-            Backing::Mapped { core, .. } => (
+            Backing::Mapped(Kept { core, .. }) => (
                 core.memory.pooled_slots() * page,
                 core.memory.table_bytes(),
                 core.memory.mappings(),

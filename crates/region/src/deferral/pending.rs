@@ -36,6 +36,11 @@ pub(crate) struct Pending<H> {
     pub(crate) held: Bits,
     /// Folios that are in the ledger, of all those that are locked.
     pub(crate) parked: Bits,
+    /// Folios of which a page was given back while stores were held off from them: stores to what is
+    /// there now are not. See [`given_back`](super::stores).
+    pub(super) gone: Bits,
+    /// Held while something is put where a page was given back.
+    pub(super) filling: Mutex<()>,
     pub(crate) wants: Wants,
     pub(crate) max_age: Duration,
     /// The clock of all sessions: pairs outlive them.
@@ -93,6 +98,8 @@ impl<H> Pending<H> {
         Self {
             held: Bits::new(pages),
             parked: Bits::new(pages),
+            gone: Bits::new(pages),
+            filling: Mutex::default(),
             wants: Wants::default(),
             max_age: deferral.max_age,
             epoch: Instant::now(),
@@ -105,6 +112,11 @@ impl<H> Pending<H> {
             stores: Mutex::default(),
             most_pages: AtomicUsize::new(0),
         }
+    }
+
+    /// Whether a page of this locked folio was given back since stores are held off from it.
+    pub(crate) fn was_given_back(&self, folio: usize) -> bool {
+        self.gone.take(folio)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -125,7 +137,7 @@ impl<H> Pending<H> {
 
     /// Memory that it takes beside the pairs' frames.
     pub(crate) fn bytes(&self) -> usize {
-        self.held.bytes() + self.parked.bytes() + lock(&self.ledger).bytes()
+        self.held.bytes() + self.parked.bytes() + self.gone.bytes() + lock(&self.ledger).bytes()
     }
 
     /// Settles what `which` takes out of the ledger, by the platform that `open` makes; not before

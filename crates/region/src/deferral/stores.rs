@@ -4,6 +4,13 @@
 //! stores off, and cleared after it is told to let them go. So a folio that is locked and has its bit
 //! set cannot be stored to, while one without may be protected all the same: then a store to it is
 //! reported and let through.
+//!
+//! # Pages that are given back
+//!
+//! Anonymous memory can be given back with `madvise` meanwhile. What is put there then, for whoever
+//! wants the page, is not protected, so the folio gets a mark, and it stays at its source. A fault on a
+//! folio that is locked and has its bit set can only be on such a page: who cuts a folio off clears
+//! the bit first, and waits for a fill that is under way.
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
@@ -123,9 +130,41 @@ impl<H> Stores<'_, H> {
 
     /// After folios have got translations that allow stores.
     pub(crate) fn are_free(&self, folios: &Range<usize>) {
-        folios
-            .clone()
-            .for_each(|folio| self.pending.held.clear(folio));
+        for folio in folios.clone() {
+            self.pending.held.clear(folio);
+            self.pending.gone.clear(folio);
+        }
+    }
+
+    /// A thread has found no page in a folio that is locked. If stores are held off from it, the page
+    /// was given back, and `fill` puts one there unless there is one again; the pair, if it is one, is
+    /// of no use any more. Says whether the thread can be woken.
+    pub(crate) fn fill_given_back(
+        &self,
+        folio: usize,
+        is_there: impl FnOnce() -> bool,
+        fill: impl FnOnce(),
+    ) -> bool {
+        let pending = self.pending;
+        let _filling = lock(&pending.filling);
+        if !pending.held.is_set(folio) {
+            return false;
+        }
+        if !is_there() {
+            pending.gone.set(folio);
+            fill();
+            if pending.parked.is_set(folio) {
+                pending.wants.store(folio);
+            }
+        }
+        true
+    }
+
+    /// Locked folios are about to be cut off: what is found missing of them from now on is their
+    /// holder's affair.
+    pub(crate) fn are_to_be_cut_off(&self, folios: impl Iterator<Item = usize>) {
+        folios.for_each(|folio| self.pending.held.clear(folio));
+        drop(lock(&self.pending.filling));
     }
 
     /// Holds stores off a run of folios.
@@ -213,6 +252,10 @@ impl<H: Waits> Stores<'_, H> {
     pub(crate) fn park(&self, table: &FolioTable, entries: &mut [Entry<H>]) {
         for entry in entries {
             let (index, _) = entry.held.folio();
+            if self.pending.gone.is_set(index) {
+                entry.fail(Failure::new(Step::Copy, Why::Again));
+                continue;
+            }
             self.pending.parked.set(index);
             fence(Ordering::SeqCst);
             if table.fault_waits(index) {

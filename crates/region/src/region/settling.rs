@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use transhume_engine::{Deferral as Defers, Failure, Folio, Ledger, Parked, Settlement};
 
-use super::{Backing, Core, Region};
+use super::{Backing, Core, Kept, Region};
+use crate::anonymous::{self, Anonymous};
 use crate::deferral::{AnyPending, Cause, DeferralUsage, Pending, Settle, Wants};
 use crate::error::RegionError;
 use crate::keeper::Keeper;
@@ -35,6 +36,23 @@ pub(crate) trait Defer: Send + Sync + 'static {
 
     /// A session that only settles.
     fn settling<'r>(&'r self, table: &'r FolioTable, keeper: &'r Keeper) -> Self::Session<'r>;
+}
+
+impl Defer for Anonymous {
+    type Held = anonymous::Held;
+    type Session<'r> = anonymous::Session<'r>;
+
+    fn pending(&self) -> Option<&Pending<anonymous::Held>> {
+        self.pending.as_ref()
+    }
+
+    fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    fn settling<'r>(&'r self, table: &'r FolioTable, keeper: &'r Keeper) -> anonymous::Session<'r> {
+        anonymous::Session::deferring(self, table, keeper, 0)
+    }
 }
 
 impl Defer for Mapped {
@@ -159,16 +177,20 @@ impl Region {
 
     pub(super) fn pending(&self) -> Option<&dyn AnyPending> {
         match &self.backing {
-            Backing::Mapped { core, .. } => Some(core.memory.pending.as_ref()?),
-            Backing::Anonymous(..) | Backing::MovePages(_) => None,
+            Backing::Mapped(Kept { core, .. }) => Some(core.memory.pending.as_ref()?),
+            Backing::Anonymous(Kept { core, .. }) => Some(core.memory.pending.as_ref()?),
+            Backing::MovePages(_) => None,
         }
     }
 
     /// Settles those of these pages that wait.
     pub(super) fn settle_pages(&self, pages: &RunSet, cause: Cause) -> Settlement {
         match &self.backing {
-            Backing::Mapped { keeper, core, .. } => core.settle_pages(keeper, pages, cause),
-            Backing::Anonymous(..) | Backing::MovePages(_) => Settlement::default(),
+            Backing::Mapped(Kept { keeper, core, .. }) => core.settle_pages(keeper, pages, cause),
+            Backing::Anonymous(Kept { keeper, core, .. }) => {
+                core.settle_pages(keeper, pages, cause)
+            }
+            Backing::MovePages(_) => Settlement::default(),
         }
     }
 }
