@@ -80,10 +80,14 @@ fn ended(status: ExitStatus) -> String {
 }
 
 pub(crate) fn anonymous(pages: usize) -> Region {
+    nodes(pages).build().unwrap()
+}
+
+pub(crate) fn nodes(pages: usize) -> Builder {
     let builder = Region::builder()
         .tier(Tier::node("near", 0))
         .tier(Tier::node("far", 0));
-    builder.pages(pages).pins(Pins::Declared).build().unwrap()
+    builder.pages(pages).pins(Pins::Declared)
 }
 
 pub(crate) fn mapped(pages: usize) -> Region {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use transhume_region::{Options, Region};
 
 use crate::needs::Need;
-use crate::{Case, anonymous, deferring, herd, mapped, memfds, to_and_fro};
+use crate::{Case, anonymous, deferring, herd, mapped, memfds, nodes, to_and_fro};
 
 pub(crate) const CASES: &[Case] = &[
     Case("signals::handlers_touch_anonymous", &[Need::Move], || {
@@ -18,6 +18,11 @@ pub(crate) const CASES: &[Case] = &[
         "signals::handlers_store_to_deferred_mapped",
         &[Need::Stores],
         || handlers_store(&deferring(memfds(512), 512)),
+    ),
+    Case(
+        "signals::handlers_store_to_deferred_anonymous",
+        &[Need::Protect],
+        || handlers_store(&deferring(nodes(512), 512)),
     ),
 ];
 

@@ -149,7 +149,8 @@ fn main() {
         for mode in [Mode::Async, Mode::Sync] {
             for which in [Which::All, Which::Scattered, Which::Deferred] {
                 if which == Which::Deferred
-                    && (mode == Mode::Sync || !matches!(kind, Kind::Memfd | Kind::Hugetlb))
+                    && (mode == Mode::Sync
+                        || matches!(kind, Kind::Fresh | Kind::File | Kind::Kernel))
                 {
                     continue;
                 }

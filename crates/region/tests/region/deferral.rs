@@ -1,5 +1,7 @@
 //! Deferred switches: pages are copied while threads read them, and many are switched at once.
 
+pub(crate) mod anonymous;
+
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -156,7 +158,7 @@ pub(crate) const CASES: &[Case] = &[
 
 /// What a region is made of: its tiers and the size of its pages.
 #[derive(Clone, Copy)]
-pub(crate) struct Kind {
+struct Kind {
     tier: fn(&str) -> Tier,
     page: PageSize,
     /// How many base pages one shootdown can switch.
@@ -173,12 +175,12 @@ const HUGETLB: Kind = Kind {
     page: PageSize::Huge,
     ..MEMFD
 };
-pub(crate) const ANONYMOUS: Kind = Kind {
+const ANONYMOUS: Kind = Kind {
     tier: |name| Tier::node(name, 0),
     page: PageSize::Base,
     at_once: 512,
 };
-pub(crate) const HUGE: Kind = Kind {
+const HUGE: Kind = Kind {
     page: PageSize::Huge,
     ..ANONYMOUS
 };
