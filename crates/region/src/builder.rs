@@ -121,7 +121,8 @@ impl Builder {
 
     /// Lets requests be [deferred](crate::Options::deferred), within these limits (\[deferred-flush\]).
     /// Stores to pages that wait are held off by the userfaultfd, so the region's memory must not be
-    /// where this program's own allocator takes its memory from.
+    /// where this program's own allocator takes its memory from. It needs [`Pins::Declared`]: a device
+    /// that has pinned a page is not held off.
     pub fn deferral(mut self, deferral: Deferral) -> Self {
         self.deferral = Some(deferral);
         self
