@@ -117,19 +117,21 @@ fn what_is_given_back_reads_as_zeros(kind: Kind, pages: usize) {
     });
     let words = kind.page.bytes() / 8;
     region.migrate(.., "far", &deferred()).unwrap();
-    // One that nobody looks at, and one that is read.
-    give_back(&region, 1..3);
+    // One that nobody looks at, one that is read, and one that is stored to.
+    give_back(&region, 0..3);
     let zero = |page: usize| {
         let words = &region.words()[page * words..(page + 1) * words];
         assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
     };
     zero(2);
+    region.words()[words - 1].store(9, Ordering::Relaxed);
     region.settle(..).unwrap();
     let stayed = region.take_stayed();
-    assert_eq!(stayed.len(), 2, "{stayed:?}");
+    assert_eq!(stayed.len(), 3, "{stayed:?}");
+    assert_eq!(region.words()[words - 1].load(Ordering::Relaxed), 9);
     assert!(stayed.iter().all(|(_, failure)| failure.why == Why::Absent));
     (1..3).for_each(zero);
-    assert_eq!(pages_in(&region, "far"), pages - 2);
+    assert_eq!(pages_in(&region, "far"), pages - 3);
     // All is as usual afterwards.
     herd::fill(&region);
     region.migrate(.., "near", &Options::new()).unwrap();
@@ -154,18 +156,25 @@ fn stores_to_what_was_given_back_stay(kind: Kind, pages: usize) {
             }
         });
         let mut round = 0;
+        let mut stored = vec![0; pages];
         while !ended.load(Ordering::Relaxed) {
             round += 1;
             let page = round % pages;
+            let both = [page * words + 3, (page + 1) * words - 2];
+            let check = |stored: u64| {
+                for word in both {
+                    let seen = region.words()[word].load(Ordering::Relaxed);
+                    assert_eq!(seen, stored, "page {page}");
+                }
+            };
+            check(stored[page]);
             give_back(&region, page..page + 1);
             // Pages that were cut off just then have come back as they were.
-            for word in [page * words + 3, (page + 1) * words - 2] {
+            for word in both {
                 region.words()[word].store(round as u64, Ordering::Relaxed);
             }
-            for word in [page * words + 3, (page + 1) * words - 2] {
-                let seen = region.words()[word].load(Ordering::Relaxed);
-                assert_eq!(seen, round as u64, "page {page}");
-            }
+            check(round as u64);
+            stored[page] = round as u64;
         }
     });
     region.settle(..).unwrap();
