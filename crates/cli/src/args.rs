@@ -202,9 +202,10 @@ pub(crate) struct Bench {
     /// The most threads that copy at once [default: the CPUs]
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// What the region is made of: anonymous, memfd, hugetlb or file:PATH
-    #[arg(long, value_name = "BACKING", default_value = "anonymous")]
-    pub(crate) backing: Backing,
+    /// What the region is made of: anonymous, memfd, hugetlb or file:PATH [default: anonymous; for
+    /// `defer` memfd with pages of 4k, and hugetlb with 2m]
+    #[arg(long, value_name = "BACKING")]
+    pub(crate) backing: Option<Backing>,
     /// The copier of `flush` and `batch`
     #[arg(long, value_name = "NAME", default_value = "memcpy")]
     pub(crate) copier: String,
@@ -224,6 +225,13 @@ pub(crate) struct Bench {
     /// Writes the results as JSON to FILE, or to standard output and nothing else there
     #[arg(long, value_name = "FILE|-")]
     pub(crate) json: Option<PathBuf>,
+}
+
+impl Bench {
+    /// What regions are made of, but those of `defer` where nothing was said.
+    pub(crate) fn backing(&self) -> &Backing {
+        self.backing.as_ref().unwrap_or(&Backing::Anonymous)
+    }
 }
 
 #[derive(Debug, Args)]

@@ -121,7 +121,8 @@ impl Builder {
 
     /// Lets requests be [deferred](crate::Options::deferred), within these limits (\[deferred-flush\]).
     /// Stores to pages that wait are held off by the userfaultfd, so the region's memory must not be
-    /// where this program's own allocator takes its memory from.
+    /// where this program's own allocator takes its memory from. It needs [`Pins::Declared`]: a device
+    /// that has pinned a page is not held off.
     pub fn deferral(mut self, deferral: Deferral) -> Self {
         self.deferral = Some(deferral);
         self
@@ -139,13 +140,7 @@ impl Builder {
         self.check_tiers()?;
         let capacity = self.capacities()?;
         let mut mechanism = self.find_mechanism()?;
-        if self.deferral.is_some() && mechanism != Mechanism::Blind {
-            return Err(BuildError::CannotDefer {
-                reason: "anonymous memory is flushed once for 512 pages however it moves"
-                    .to_owned(),
-                cure: "mapped backing (memfd, hugetlb), or no Builder::deferral",
-            });
-        }
+        self.check_deferral(mechanism)?;
         let mut notices = Vec::new();
         if !gate::install() {
             notices.push(Notice {
@@ -156,15 +151,21 @@ impl Builder {
         let pooled = self.pool_bytes.unwrap_or(bytes / POOL_SHARE) / page;
 
         let memory = match mechanism {
-            Mechanism::Move => match mechanism::open(mechanism, self.kernel_access, false) {
-                Ok(uffd) => Memory::Anonymous(self.anonymous(uffd, pooled, &mut notices)?),
-                Err(lacking) => {
-                    let memory = self.moved_by_the_kernel(lacking, &mut notices)?;
-                    self.notice_missing_huge_pages(memory.huge_pages(), &mut notices);
-                    mechanism = Mechanism::MovePages;
-                    Memory::MovePages(memory)
+            Mechanism::Move => {
+                match mechanism::open(mechanism, self.kernel_access, self.deferral.is_some()) {
+                    Ok(uffd) => {
+                        let memory = self.anonymous(uffd, pooled, &mut notices)?;
+                        Memory::Anonymous(Box::new(memory))
+                    }
+                    Err(lacking) if self.deferral.is_some() => return Err(lacking),
+                    Err(lacking) => {
+                        let memory = self.moved_by_the_kernel(lacking, &mut notices)?;
+                        self.notice_missing_huge_pages(memory.huge_pages(), &mut notices);
+                        mechanism = Mechanism::MovePages;
+                        Memory::MovePages(memory)
+                    }
                 }
-            },
+            }
             Mechanism::MovePages => {
                 let memory = self.move_pages()?;
                 self.notice_missing_huge_pages(memory.huge_pages(), &mut notices);
@@ -238,6 +239,7 @@ impl Builder {
             nodes: self.nodes()?,
             source_frames,
             pooled,
+            deferral: self.deferral,
         };
         let memory = Anonymous::create(uffd, &plan).map_err(allocation)?;
         self.notice_missing_huge_pages(memory.huge_pages(), notices);
@@ -275,6 +277,24 @@ impl Builder {
                 self.move_pages()
             }
             lacking => Err(lacking),
+        }
+    }
+
+    /// Whether switches can wait. Which mapped memory that is true of is found out later.
+    fn check_deferral(&self, mechanism: Mechanism) -> Result<(), BuildError> {
+        match mechanism {
+            _ if self.deferral.is_none() => Ok(()),
+            Mechanism::MovePages => Err(BuildError::CannotDefer {
+                reason: "where the kernel moves the pages itself no switch can wait".to_owned(),
+                cure: "another Builder::mechanism, or no Builder::deferral",
+            }),
+            Mechanism::Move if self.pins == Pins::Undeclared => Err(BuildError::CannotDefer {
+                reason:
+                    "a device that has pinned a page could store to it after it was copied, unseen"
+                        .to_owned(),
+                cure: "Builder::pins(Pins::Declared), and Region::pin around direct I/O; or no Builder::deferral",
+            }),
+            Mechanism::Move | Mechanism::Blind => Ok(()),
         }
     }
 

@@ -120,7 +120,8 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
-    /// Pages of these tiers cannot be held from stores, so nothing of them can be deferred.
+    /// Pages of these tiers cannot be held from all stores, or are moved by the kernel, so nothing of
+    /// them can be deferred.
     #[error("{reason}; cure: {cure}")]
     CannotDefer {
         /// Why.

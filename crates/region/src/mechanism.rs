@@ -66,8 +66,9 @@ pub(crate) fn moves_in_batches() -> bool {
     limits::kernel_release().is_at_least(6, 18)
 }
 
-/// What it takes to hold stores off.
-const STORES: Features = Features::PAGEFAULT_FLAG_WP.union(Features::WP_HUGETLBFS_SHMEM);
+/// What it takes to hold stores off, and off shared memory.
+const STORES: Features = Features::PAGEFAULT_FLAG_WP;
+const SHARED_STORES: Features = STORES.union(Features::WP_HUGETLBFS_SHMEM);
 
 /// Opens a userfaultfd that does what the mechanism needs, or says what is missing.
 pub(crate) fn open(
@@ -81,7 +82,10 @@ pub(crate) fn open(
     };
     let mut features = mechanism.features();
     if holds_stores_off {
-        features |= STORES;
+        features |= match mechanism {
+            Mechanism::Blind => SHARED_STORES,
+            Mechanism::Move | Mechanism::MovePages => STORES,
+        };
     }
     Uffd::open(features, allowed).map_err(|error| explain(&error, kernel_access))
 }
@@ -96,7 +100,11 @@ fn explain(error: &OpenError, kernel_access: KernelAccess) -> BuildError {
             "this kernel has no UFFDIO_MOVE".to_owned(),
             "a kernel from 6.8 on, or mapped backing (memfd, hugetlb, files)",
         ),
-        OpenError::Features { missing, .. } if missing.intersects(STORES) => no(
+        OpenError::Features { missing, .. } if missing.contains(STORES) => no(
+            "this kernel's userfaultfd cannot hold stores off, so nothing can be deferred".to_owned(),
+            "no Builder::deferral",
+        ),
+        OpenError::Features { missing, .. } if missing.intersects(SHARED_STORES) => no(
             "this kernel's userfaultfd cannot hold stores off shared memory, so nothing can be deferred"
                 .to_owned(),
             "a kernel from 5.19 on, or no Builder::deferral",

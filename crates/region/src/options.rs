@@ -247,7 +247,8 @@ impl Options {
 
     /// Lets the switch wait: pages are copied while threads go on reading them at the source, and many
     /// are switched by one shootdown later. A store to one of them waits for that. The region needs a
-    /// [`Builder::deferral`](crate::Builder::deferral). It never waits for busy pages, whatever the mode.
+    /// [`Builder::deferral`](crate::Builder::deferral). It never waits for busy pages, whatever the mode,
+    /// and leaves [`Neighbours`] alone.
     #[must_use]
     pub fn deferred(mut self) -> Self {
         self.deferred = true;

@@ -1,6 +1,7 @@
 //! The region: what an application holds.
 
 mod exchange;
+mod settling;
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -10,15 +11,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use transhume_copy::{CopyJob, Switch};
-use transhume_engine::{
-    Copier, Failure, Folio, Ledger, Limit, Outcome, Parked, Report, Request, Settlement, defer,
-    migrate,
-};
+use transhume_engine::{Copier, Limit, Outcome, Report, Request, defer, migrate};
 
+use self::settling::Defer;
 use crate::anonymous::{self, Anonymous};
 use crate::builder::Builder;
 use crate::claims::{self, Claims};
-use crate::deferral::{Cause, DeferralUsage, Desk, Pending, Settle, Settler, Wants};
+use crate::deferral::{Cause, Desk, Pending, Settler};
 use crate::error::RegionError;
 use crate::keeper::{Keep, Keeper};
 use crate::mapped::{self, Mapped};
@@ -82,23 +81,45 @@ pub(crate) struct Core<M> {
     pub(crate) memory: M,
 }
 
-/// The core, shared with the thread that keeps it, which is dropped first.
+/// A core with the threads that keep it, which end first.
+#[derive(Debug)]
+struct Kept<M: Defer> {
+    _settler: Option<Settler<Core<M>>>,
+    keeper: Arc<Keeper>,
+    core: Arc<Core<M>>,
+}
+
+impl<M: Defer> Kept<M>
+where
+    Core<M>: Keep,
+{
+    fn start(core: Core<M>) -> std::io::Result<Self> {
+        let core = Arc::new(core);
+        let keeper = Arc::new(Keeper::start(Arc::clone(&core))?);
+        let settler = match core.memory.pending() {
+            Some(_) => Some(Settler::start(Arc::clone(&core), Arc::clone(&keeper))?),
+            None => None,
+        };
+        Ok(Self {
+            _settler: settler,
+            keeper,
+            core,
+        })
+    }
+}
+
+/// The region's memory, by its backing.
 #[derive(Debug)]
 enum Backing {
-    Anonymous(Keeper, Arc<Core<Anonymous>>),
-    Mapped {
-        /// Ends first.
-        _settler: Option<Settler<Core<Mapped>>>,
-        keeper: Arc<Keeper>,
-        core: Arc<Core<Mapped>>,
-    },
+    Anonymous(Kept<Anonymous>),
+    Mapped(Kept<Mapped>),
     /// Here the kernel answers all faults.
     MovePages(Core<MovePages>),
 }
 
 /// What the builder has allocated.
 pub(crate) enum Memory {
-    Anonymous(Anonymous),
+    Anonymous(Box<Anonymous>),
     Mapped(Box<Mapped>),
     MovePages(MovePages),
 }
@@ -121,12 +142,11 @@ impl Keep for Core<Anonymous> {
     }
 
     fn answer(&self) -> bool {
-        self.memory.answer_faults(&self.table);
-        false
+        self.memory.answer_faults(&self.table)
     }
 
     fn can_wait(&self) -> bool {
-        self.memory.is_migrating()
+        self.memory.needs_no_answers()
     }
 
     fn refill(&self) -> bool {
@@ -153,61 +173,6 @@ impl Keep for Core<Mapped> {
     }
 }
 
-impl Core<Mapped> {
-    /// Settles what `which` takes out of the ledger.
-    fn settle(
-        &self,
-        keeper: &Keeper,
-        cause: Cause,
-        which: impl FnOnce(&mut Ledger<mapped::Held>) -> Parked<mapped::Held>,
-    ) -> Settlement {
-        let Some(pending) = &self.memory.pending else {
-            return Settlement::default();
-        };
-        let open = || mapped::Session::new(&self.memory, &self.table, keeper, 0);
-        pending.settle(cause, which, open)
-    }
-}
-
-impl Settle for Core<Mapped> {
-    fn wants(&self) -> Option<&Wants> {
-        self.memory.pending.as_ref().map(|pending| &pending.wants)
-    }
-
-    fn max_age(&self) -> Duration {
-        self.memory
-            .pending
-            .as_ref()
-            .map_or(Duration::MAX, |pending| pending.max_age)
-    }
-
-    fn settle_for_store(&self, keeper: &Keeper, folio: usize) {
-        if let Some(folio) = folio_at(folio, self.memory.page_size.order()) {
-            self.settle(keeper, Cause::Store, |ledger| {
-                ledger.take_run(folio, ledger.at_once())
-            });
-        }
-    }
-
-    fn settle_due(&self, keeper: &Keeper) -> bool {
-        let Some(pending) = &self.memory.pending else {
-            return false;
-        };
-        if pending.is_empty() {
-            return false;
-        }
-        let cause = if pending.is_pressed() {
-            Some(Cause::Pressure)
-        } else {
-            pending.is_due().then_some(Cause::Age)
-        };
-        if let Some(cause) = cause {
-            self.settle(keeper, cause, |ledger| ledger.take(|_| true));
-        }
-        !pending.is_empty()
-    }
-}
-
 impl Region {
     /// Begins to describe a region.
     pub fn builder() -> Builder {
@@ -228,23 +193,14 @@ impl Region {
         let table = FolioTable::new(pages, tiers.len()).with_owner(owner);
         let backing = match memory {
             Memory::Anonymous(memory) => {
-                let core = Arc::new(Core { table, memory });
-                Backing::Anonymous(Keeper::start(Arc::clone(&core))?, core)
+                let memory = *memory;
+                Backing::Anonymous(Kept::start(Core { table, memory })?)
             }
             Memory::Mapped(memory) => {
                 let memory = *memory;
-                let core = Arc::new(Core { table, memory });
-                let keeper = Arc::new(Keeper::start(Arc::clone(&core))?);
-                keeper.refill();
-                let settler = match core.memory.pending {
-                    Some(_) => Some(Settler::start(Arc::clone(&core), Arc::clone(&keeper))?),
-                    None => None,
-                };
-                Backing::Mapped {
-                    _settler: settler,
-                    keeper,
-                    core,
-                }
+                let kept = Kept::start(Core { table, memory })?;
+                kept.keeper.refill();
+                Backing::Mapped(kept)
             }
             Memory::MovePages(memory) => Backing::MovePages(Core { table, memory }),
         };
@@ -263,8 +219,8 @@ impl Region {
 
     pub(crate) fn table(&self) -> &FolioTable {
         match &self.backing {
-            Backing::Anonymous(_, core) => &core.table,
-            Backing::Mapped { core, .. } => &core.table,
+            Backing::Anonymous(Kept { core, .. }) => &core.table,
+            Backing::Mapped(Kept { core, .. }) => &core.table,
             Backing::MovePages(core) => &core.table,
         }
     }
@@ -279,8 +235,8 @@ impl Region {
     #[must_use]
     pub fn page_size(&self) -> PageSize {
         match &self.backing {
-            Backing::Anonymous(_, core) => core.memory.page_size,
-            Backing::Mapped { core, .. } => core.memory.page_size,
+            Backing::Anonymous(Kept { core, .. }) => core.memory.page_size,
+            Backing::Mapped(Kept { core, .. }) => core.memory.page_size,
             Backing::MovePages(core) => core.memory.page_size,
         }
     }
@@ -302,8 +258,8 @@ impl Region {
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         match &self.backing {
-            Backing::Anonymous(_, core) => core.memory.memory.as_ptr(),
-            Backing::Mapped { core, .. } => core.memory.memory.as_ptr(),
+            Backing::Anonymous(Kept { core, .. }) => core.memory.memory.as_ptr(),
+            Backing::Mapped(Kept { core, .. }) => core.memory.memory.as_ptr(),
             Backing::MovePages(core) => core.memory.memory.as_ptr(),
         }
     }
@@ -382,7 +338,7 @@ impl Region {
             return Err(RegionError::NoDeferral);
         }
         let table = self.table();
-        if let Backing::Mapped { core, .. } = &self.backing {
+        if let Backing::Mapped(Kept { core, .. }) = &self.backing {
             core.memory.check_mappings(pages.run_count())?;
         }
         let order = self.page_size().order();
@@ -426,13 +382,23 @@ impl Region {
         };
         let batch = self.batch_pages(&request);
         let report = match &self.backing {
-            Backing::Anonymous(keeper, core) => {
-                let neighbours = options.neighbours;
-                let mut session =
-                    anonymous::Session::new(&core.memory, table, keeper, batch, neighbours);
-                migrate(&mut session, copier, request)
+            Backing::Anonymous(Kept { keeper, core, .. }) => {
+                let memory = &core.memory;
+                match memory.pending.as_ref().filter(|_| options.deferred) {
+                    Some(pending) => {
+                        let mut session =
+                            anonymous::Session::deferring(memory, table, keeper, batch);
+                        defer(&mut session, copier, request, &mut Desk(pending))
+                    }
+                    None => {
+                        let neighbours = options.neighbours;
+                        let mut session =
+                            anonymous::Session::new(memory, table, keeper, batch, neighbours);
+                        migrate(&mut session, copier, request)
+                    }
+                }
             }
-            Backing::Mapped { keeper, core, .. } => {
+            Backing::Mapped(Kept { keeper, core, .. }) => {
                 let mut session = mapped::Session::new(&core.memory, table, keeper, batch);
                 match core.memory.pending.as_ref().filter(|_| options.deferred) {
                     Some(pending) => defer(&mut session, copier, request, &mut Desk(pending)),
@@ -451,54 +417,6 @@ impl Region {
             claim.end(report.folios().filter(stays).count());
         }
         Ok(report)
-    }
-
-    /// Switches pages whose switch waits to their destinations now, by as few shootdowns as can be
-    /// (\[deferred-flush\]); returns when they are there, or back at their source. Pages that do not wait
-    /// are left alone.
-    ///
-    /// # Errors
-    ///
-    /// [`RegionError::NoDeferral`], [`RegionError::OutsideRegion`], [`RegionError::NoPages`],
-    /// [`RegionError::Forked`].
-    pub fn settle(&self, pages: impl Into<Pages>) -> Result<Settlement, RegionError> {
-        self.check_process()?;
-        let pages = pages.into().resolve(self.pages())?;
-        if self.pending().is_none() {
-            return Err(RegionError::NoDeferral);
-        }
-        Ok(self.settle_pages(&pages, Cause::Asked))
-    }
-
-    /// What waits for its switch, and what has been settled why; `None` for a region without
-    /// [`Builder::deferral`](crate::Builder::deferral).
-    #[must_use]
-    pub fn deferral(&self) -> Option<DeferralUsage> {
-        self.pending().map(Pending::usage)
-    }
-
-    /// Takes out which pages were reported as deferred and then could not be switched, and why: those
-    /// since the last call, up to 65,536. They are where they were, with their data.
-    #[must_use]
-    pub fn take_stayed(&self) -> Vec<(Folio, Failure)> {
-        self.pending().map(Pending::take_stayed).unwrap_or_default()
-    }
-
-    fn pending(&self) -> Option<&Pending<mapped::Held>> {
-        match &self.backing {
-            Backing::Mapped { core, .. } => core.memory.pending.as_ref(),
-            Backing::Anonymous(..) | Backing::MovePages(_) => None,
-        }
-    }
-
-    /// Settles those of these pages that wait.
-    fn settle_pages(&self, pages: &RunSet, cause: Cause) -> Settlement {
-        match &self.backing {
-            Backing::Mapped { keeper, core, .. } => core.settle(keeper, cause, |ledger| {
-                ledger.take(|folio| pages.contains(index_of(folio)))
-            }),
-            Backing::Anonymous(..) | Backing::MovePages(_) => Settlement::default(),
-        }
     }
 
     /// Holds pages where they are, waiting first for a migration of them to end.
@@ -538,7 +456,7 @@ impl Region {
             let patience = until.saturating_duration_since(Instant::now());
             let waits = self
                 .pending()
-                .is_some_and(|pending| pending.parked.is_set(page));
+                .is_some_and(|pending| pending.is_parked(page));
             let patience = if waits { Duration::ZERO } else { patience };
             match self.table().pin(page, patience) {
                 Ok(()) => return Ok(()),
@@ -569,11 +487,13 @@ impl Region {
                     capacity,
                 });
         let (pooled_bytes, tables, mappings, fresh_frames) = match &self.backing {
-            Backing::Anonymous(_, core) => {
+            Backing::Anonymous(Kept { core, .. }) => {
                 let memory = &core.memory;
-                (memory.pooled_frames() * page, 0, 1, memory.fresh_frames())
+                let tables = memory.pending.as_ref().map_or(0, Pending::bytes);
+                let pooled_bytes = memory.pooled_frames() * page;
+                (pooled_bytes, tables, 1, memory.fresh_frames())
             }
-            Backing::Mapped { core, .. } => (
+            Backing::Mapped(Kept { core, .. }) => (
                 core.memory.pooled_slots() * page,
                 core.memory.table_bytes(),
                 core.memory.mappings(),

@@ -134,6 +134,21 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
     })
 }
 
+/// Where pages go to and fro: between two nodes where there are two.
+pub(super) fn tiers(backing: &Backing) -> [Tier; 2] {
+    ["near", "far"].map(|name| match backing {
+        Backing::Anonymous => {
+            let nodes = transhume_sys::numa::nodes_with_memory().unwrap_or_default();
+            let far = nodes.get(1).filter(|_| name == "far");
+            Tier::node(name, far.or(nodes.first()).copied().unwrap_or(0))
+        }
+        Backing::Memfd => Tier::memfd(name),
+        Backing::Hugetlb => Tier::hugetlb(name),
+        Backing::File(path) if name == "far" => Tier::file(name, path),
+        Backing::File(_) => Tier::memfd(name),
+    })
+}
+
 /// Makes the region, and says how many bytes of frames it was told to keep.
 fn region(group: &Group) -> Result<(Region, usize), CliError> {
     let page = group.page_size.bytes();
@@ -143,26 +158,9 @@ fn region(group: &Group) -> Result<(Region, usize), CliError> {
         // The slots that a page leaves belong to the other file, which must have its own.
         _ => group.pages * page,
     };
-    let tier = |name: &str| match &group.backing {
-        Backing::Anonymous => Tier::node(
-            name,
-            transhume_sys::numa::nodes_with_memory()
-                .ok()
-                .and_then(|nodes| nodes.first().copied())
-                .unwrap_or(0),
-        ),
-        Backing::Memfd => Tier::memfd(name),
-        Backing::Hugetlb => Tier::hugetlb(name),
-        Backing::File(path) if name == "far" => Tier::file(name, path),
-        Backing::File(_) => Tier::memfd(name),
-    };
-    let far = match (&group.backing, transhume_sys::numa::nodes_with_memory()) {
-        // Between two nodes where there are two.
-        (Backing::Anonymous, Ok(nodes)) if nodes.len() > 1 => Tier::node("far", nodes[1]),
-        _ => tier("far"),
-    };
+    let [near, far] = tiers(&group.backing);
     let built = Region::builder()
-        .tier(tier("near"))
+        .tier(near)
         .tier(far)
         .pages(group.pages)
         .page_size(group.page_size)

@@ -18,10 +18,10 @@ use crate::error::CliError;
 pub(crate) fn make(args: &Bench, copier: &SharedCopier) -> Result<Vec<Group>, CliError> {
     let threads = args.threads.map_or_else(cpus, NonZeroUsize::get);
     let asks = |what| args.what == What::All || args.what == what;
-    if args.backing == Backing::Hugetlb && args.page_size == Some(PageSize::Base) {
+    if *args.backing() == Backing::Hugetlb && args.page_size == Some(PageSize::Base) {
         return Err(CliError::Refused("hugetlb has pages of 2m only".to_owned()));
     }
-    let sizes = match (args.page_size, &args.backing) {
+    let sizes = match (args.page_size, args.backing()) {
         (Some(size), _) => vec![size],
         (None, Backing::Hugetlb) => vec![PageSize::Huge],
         (None, _) => vec![PageSize::Base, PageSize::Huge],
@@ -41,10 +41,10 @@ pub(crate) fn make(args: &Bench, copier: &SharedCopier) -> Result<Vec<Group>, Cl
             batches,
             copier,
         ));
-        if args.backing == Backing::Anonymous && size == PageSize::Base {
+        if *args.backing() == Backing::Anonymous && size == PageSize::Base {
             groups.push(scattered(args, copier));
         }
-        if args.backing == Backing::Anonymous {
+        if *args.backing() == Backing::Anonymous {
             let largest = &batches[batches.len() - 1..];
             groups.push(batches_of(
                 Table::Flush,
@@ -113,7 +113,7 @@ fn run_time(args: &Bench) -> Duration {
 fn group(table: Table, args: &Bench, page_size: PageSize, pins: Pins) -> Group {
     Group {
         table,
-        backing: args.backing.clone(),
+        backing: args.backing().clone(),
         page_size,
         pages: pages(args, page_size),
         pins,

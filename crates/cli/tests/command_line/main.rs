@@ -42,7 +42,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 24] = [
+    let cases: [(&str, Needs, fn()); 25] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -92,6 +92,7 @@ fn main() {
             Needs::Userfaultfd,
             exchange_and_two_ways,
         ),
+        ("deferred_switches", Needs::Userfaultfd, deferred_switches),
         ("a_table_and_a_file", Needs::Userfaultfd, a_table_and_a_file),
         (
             "a_reader_that_goes_away_is_no_panic",
@@ -502,14 +503,18 @@ fn check_row(row: &Value) {
 }
 
 fn rows(args: &[&str]) -> Vec<Value> {
+    let rows = results(args);
+    rows.iter().for_each(check_row);
+    rows
+}
+
+fn results(args: &[&str]) -> Vec<Value> {
     let output = transhume(args);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["schema"], 1);
     assert!(document["machine"]["kernel"].is_string());
-    let rows = document["results"].as_array().unwrap().clone();
-    rows.iter().for_each(check_row);
-    rows
+    document["results"].as_array().unwrap().clone()
 }
 
 fn json_on_standard_output_is_all_there_is() {
@@ -574,6 +579,29 @@ fn exchange_and_two_ways() {
     let output = transhume(&["bench", "exchange", "--quick", "--page-size", "4k"]);
     let shown = text(&output.stdout);
     assert!(shown.contains("raw swap") && shown.contains("times the bytes/s of two migrations"));
+}
+
+/// What is measured where no backing is named is not what it is elsewhere.
+fn deferred_switches() {
+    let rows = |named: &str| {
+        let args = format!("bench defer --quick --page-size 4k --pages 1024 --json -{named}");
+        results(&args.split(' ').collect::<Vec<_>>())
+    };
+    for (argument, backing) in [("", "memfd"), (" --backing anonymous", "anonymous")] {
+        let rows = rows(argument);
+        assert_eq!(rows.len(), 2);
+        for (row, variant) in rows.iter().zip(["immediate", "deferred"]) {
+            assert_eq!(
+                (&row["variant"], &row["backing"]),
+                (&variant.into(), &backing.into())
+            );
+            assert_eq!((&row["errors"], &row["pages"]), (&0.into(), &1024.into()));
+            // Two page tables, out and in, each time that the tables move.
+            let flushes = row["moves"].as_u64().unwrap() * 2 * 2;
+            let known = backing == "anonymous";
+            assert_eq!(row["kernel_flushes"].as_u64(), known.then_some(flushes));
+        }
+    }
 }
 
 fn a_table_and_a_file() {

@@ -11,27 +11,33 @@ mod session;
 mod slots;
 mod span;
 mod spans;
+mod stores;
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use transhume_sys::map::Mapping;
 use transhume_sys::numa::{self, PageStatus};
 use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
-use transhume_sys::uffd::{Event, MoveMode, RegisterMode, Uffd, Waiters};
+use transhume_sys::uffd::{Event, FaultFlags, MoveMode, RegisterMode, Uffd, Waiters};
 use transhume_sys::{CallError, Errno, Progress};
 
 use self::pool::FramePool;
 pub(crate) use self::pool::SourceFrames;
 use self::reach::Spans;
 use self::seclusion::Seclusion;
-pub(crate) use self::session::Session;
+pub(crate) use self::session::{Held, Session};
+use crate::deferral::{Deferral, Pending};
 use crate::failure::wake;
 use crate::huge::huge_bytes;
 use crate::layout::Layouts;
 use crate::table::{FaultSeen, FolioTable};
 use crate::tier::{PageSize, TierId};
-use crate::{BASE_PAGE, placement};
+use crate::{BASE_PAGE, TABLE_BYTES, placement};
+
+/// What is switched at once at most: the kernel flushes for each page table.
+const TABLE: NonZeroUsize = NonZeroUsize::new(TABLE_BYTES).unwrap();
 
 /// The memory of an anonymous region and the frames that wait for it.
 #[derive(Debug)]
@@ -49,6 +55,8 @@ pub(crate) struct Anonymous {
     spans: Spans,
     /// Requests under way.
     sessions: AtomicUsize,
+    /// Pairs whose switch waits, where that is allowed.
+    pub(crate) pending: Option<Pending<session::Held>>,
 }
 
 /// What an anonymous region is made of.
@@ -61,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) source_frames: SourceFrames,
     /// Frames that each pool keeps.
     pub(crate) pooled: usize,
+    /// How much may wait for its switch.
+    pub(crate) deferral: Option<Deferral>,
 }
 
 impl Anonymous {
@@ -72,10 +82,19 @@ impl Anonymous {
             ref nodes,
             source_frames,
             pooled,
+            deferral,
         } = *plan;
         let memory = placement::allocate(page_size, pages, nodes)?;
+        let mode = match deferral {
+            None => RegisterMode::MISSING,
+            Some(_) => RegisterMode::MISSING | RegisterMode::WP,
+        };
         // SAFETY: the memory is the region's own; it hands out atomics and raw pointers only.
-        unsafe { uffd.register(memory.range(), RegisterMode::MISSING) }?;
+        unsafe { uffd.register(memory.range(), mode) }?;
+        let pending = deferral.map(|deferral| {
+            let at_once = deferral.at_once_bytes.min(TABLE);
+            Pending::new(&deferral.at_once_bytes(at_once), page_size, pages)
+        });
 
         let mut distinct = nodes.clone();
         distinct.sort_unstable();
@@ -93,6 +112,7 @@ impl Anonymous {
             layouts: Layouts::default(),
             spans: Spans::new(page_size),
             sessions: AtomicUsize::new(0),
+            pending,
         })
     }
 
@@ -131,13 +151,16 @@ impl Anonymous {
         more.fold(false, std::ops::BitOr::bitor)
     }
 
-    /// Whether requests are under way, whose faults need no answer.
-    pub(crate) fn is_migrating(&self) -> bool {
-        self.sessions.load(Ordering::Relaxed) > 0
+    /// Whether requests are under way, whose faults need no answer. Stores that are held off need one,
+    /// and so does a copier that finds a page given back.
+    pub(crate) fn needs_no_answers(&self) -> bool {
+        self.pending.is_none() && self.sessions.load(Ordering::Relaxed) > 0
     }
 
-    /// Answers the faults that have been reported; see [`keeper`](crate::keeper).
-    pub(crate) fn answer_faults(&self, table: &FolioTable) {
+    /// Answers the faults that have been reported; see [`keeper`](crate::keeper). Says whether one
+    /// cannot be answered yet.
+    pub(crate) fn answer_faults(&self, table: &FolioTable) -> bool {
+        let stores = self.stores();
         let mut events = Vec::with_capacity(64);
         // An error of read is one of this moment: the descriptor stays readable.
         while self
@@ -146,11 +169,16 @@ impl Anonymous {
             .is_ok_and(|count| count > 0)
         {
             for event in events.drain(..) {
-                if let Event::Pagefault { addr, .. } = event {
-                    self.answer_fault(table, addr / BASE_PAGE * BASE_PAGE);
+                let Event::Pagefault { addr, flags, .. } = event else {
+                    continue;
+                };
+                match &stores {
+                    Some(stores) if flags.contains(FaultFlags::WP) => stores.see(addr),
+                    _ => self.answer_fault(table, addr / BASE_PAGE * BASE_PAGE),
                 }
             }
         }
+        stores.is_some_and(|stores| stores.answer(table))
     }
 
     fn answer_fault(&self, table: &FolioTable, address: usize) {
@@ -175,14 +203,26 @@ impl Anonymous {
             // If somebody was faster, the next look tells.
             if table.try_lock_for_fault(index).is_ok() {
                 self.fill_with_zeros(page.clone());
+                if let Some(stores) = self.stores() {
+                    // This page is not held from stores.
+                    stores.are_free(&(index..index + 1));
+                }
                 // The thread is woken below, when nobody finds the folio busy any more.
                 let _ = table.unlock(index);
                 break;
             }
         }
-        if table.see_fault(index) == FaultSeen::Free {
+        if table.see_fault(index) == FaultSeen::Free || self.fill_given_back(index, &page) {
             wake(&self.uffd, page);
         }
+    }
+
+    /// See [`Stores::fill_given_back`](crate::deferral::Stores::fill_given_back).
+    fn fill_given_back(&self, index: usize, page: &Range<usize>) -> bool {
+        let is_there = || self.has_page(page.start) == Some(true);
+        let fill = || self.fill_with_zeros(page.clone());
+        self.stores()
+            .is_some_and(|stores| stores.fill_given_back(index, is_there, fill))
     }
 
     /// Whether there is a page at this address, in memory or swapped out; `None` if it cannot be told.

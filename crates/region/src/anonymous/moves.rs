@@ -49,6 +49,8 @@ impl Session<'_> {
     /// What the kernel means by `errno` when it will not move a folio out.
     pub(super) fn why_not_out(&mut self, held: &mut Held, errno: Errno) -> Why {
         match errno {
+            // A batch that only switches does not store to a page to make it ours alone.
+            Errno::BUSY if held.marks.parked => Why::Shared,
             Errno::BUSY => match self.busy.get(&held.index) {
                 // Shared since a fork or pinned: the next batch unshares it first.
                 None => {

@@ -66,6 +66,9 @@ impl Anonymous {
         }
         // SAFETY: the folio is locked, so nobody moves it, and the frame is ours.
         let moved = unsafe { self.move_range(address, slot, bytes, MoveMode::DONTWAKE) };
+        if let Some(stores) = self.stores() {
+            stores.are_free(&(index..index + 1));
+        }
         // Its thread is woken when nobody finds the folio busy any more.
         let _ = table.unlock(index);
         match moved.done {

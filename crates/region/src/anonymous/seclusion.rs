@@ -56,6 +56,19 @@ impl Seclusion {
         }
     }
 
+    /// After stores to pages have been held off, or pages cut off, and before they are copied: returns
+    /// when every access through another process's eyes that began before has ended.
+    pub(crate) fn wait_out(&self) -> Result<(), CallError> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // It changes nothing, but the kernel takes the lock to find that out.
+        let as_it_is = if state.hidden {
+            Advice::DontFork
+        } else {
+            Advice::DoFork
+        };
+        advise::advise(self.range.clone(), as_it_is)
+    }
+
     /// Before pages are cut off.
     pub(crate) fn enter(&self) -> Result<Secluded<'_>, Failure> {
         let pass = gate::enter().map_err(|Forking| Failure::new(Step::Shootdown, Why::Busy))?;
@@ -77,11 +90,9 @@ fn system(error: CallError) -> Failure {
 }
 
 impl Secluded<'_> {
-    /// After pages have been cut off and before they are copied: returns when every access through
-    /// another process's eyes that began before has ended.
+    /// See [`Seclusion::wait_out`].
     pub(crate) fn wait_out(&self) -> Result<(), Failure> {
-        // It changes nothing, but the kernel takes the lock to find that out.
-        advise::advise(self.seclusion.range.clone(), Advice::DontFork).map_err(system)
+        self.seclusion.wait_out().map_err(system)
     }
 }
 

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use transhume_copy::CopyJob;
 use transhume_engine::{Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Wait};
 use transhume_sys::advise;
+use transhume_sys::signals::HeldOff;
 
 use super::Anonymous;
 use super::pool::FramePool;
@@ -31,6 +32,7 @@ use super::reach::Effort;
 use super::seclusion::Secluded;
 use super::slots::{Kind, Ready, Returned};
 use super::span::Span;
+use crate::deferral::Marks;
 use crate::failure::{LOCK_PATIENCE, copy_here, refused, wake};
 use crate::index_of;
 use crate::keeper::Keeper;
@@ -46,6 +48,9 @@ pub(crate) struct Session<'r> {
     pub(super) table: &'r FolioTable,
     pub(super) keeper: &'r Keeper,
     pub(super) epoch: Instant,
+    /// Held while folios of a region are locked from which stores may be held off: one by a handler on
+    /// this thread would wait for itself.
+    pub(super) no_handlers: Option<HeldOff>,
     /// Folios of this request that are cut off now.
     pub(super) cut_off: usize,
     /// Held while `cut_off` is not zero.
@@ -78,6 +83,10 @@ pub(crate) struct Session<'r> {
     pub(super) ready: Vec<Ready>,
     /// Whether its folios trade places, and the frame of each is its partner's staging slot.
     pub(super) exchanges: bool,
+    /// Whether its folios become pairs, or are pairs.
+    pub(super) defers: bool,
+    /// Whether it was looked which of its pairs are locked into memory.
+    pub(super) locks_are_known: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +115,7 @@ pub(crate) struct Held {
     pub(super) soiled: Soiled,
     /// In an exchange: whether the slot that it puts back may be locked into memory.
     pub(super) slot_is_mlocked: bool,
+    pub(super) marks: Marks,
 }
 
 /// Which slots hold something that could not be removed, and that nobody needs.
@@ -143,7 +153,11 @@ impl<'r> Session<'r> {
             memory,
             table,
             keeper,
-            epoch: Instant::now(),
+            epoch: memory
+                .pending
+                .as_ref()
+                .map_or_else(Instant::now, |pending| pending.epoch),
+            no_handlers: None,
             cut_off: 0,
             secluded: None,
             busy: BTreeMap::new(),
@@ -161,6 +175,8 @@ impl<'r> Session<'r> {
             granted: batch,
             ready: Vec::new(),
             exchanges: false,
+            defers: false,
+            locks_are_known: false,
         }
     }
 
@@ -192,6 +208,8 @@ impl<'r> Session<'r> {
 
     /// Before a batch of so many folios is made ready.
     pub(super) fn begin_batch(&mut self, folios: usize) {
+        self.hold_handlers_off();
+        self.locks_are_known = false;
         self.look_at_layout();
         let busy = self
             .new_busy
@@ -237,11 +255,12 @@ impl<'r> Session<'r> {
             frame_is_spent: false,
             soiled: Soiled::default(),
             slot_is_mlocked: false,
+            marks: Marks::default(),
         }
     }
 
     /// Finds out how the memory is mapped: as it was last seen, unless that is in doubt.
-    fn look_at_layout(&mut self) {
+    pub(super) fn look_at_layout(&mut self) {
         let doubt = std::mem::take(&mut self.layout_in_doubt);
         let memory = self.memory.memory.range();
         let layouts = &self.memory.layouts;
@@ -297,8 +316,11 @@ impl Platform for Session<'_> {
     }
 
     fn cut_off_with(&self, before: Option<Folio>, folio: Folio) -> u64 {
-        let between = before
-            .map(|before| (index_of(before), index_of(folio)))
+        let both = before.map(|before| (index_of(before), index_of(folio)));
+        if both.is_some_and(|(before, index)| self.tables_differ(before, index)) {
+            return u64::MAX;
+        }
+        let between = both
             .filter(|&(before, index)| self.is_in_reach(before, index))
             .map_or(0, |(before, index)| (index - before - 1) as u64);
         folio.base_pages() + between
@@ -389,6 +411,7 @@ impl Platform for Session<'_> {
         }
         self.effort = Effort::begin();
         self.lock_neighbours(entries);
+        self.let_go_before_cut(entries);
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
             a.span == b.span && adjacent(&layout, a, b) && slots_adjacent(a.staging, b.staging)
@@ -408,12 +431,17 @@ impl Platform for Session<'_> {
     }
 
     fn job(&mut self, _folio: Folio, held: &mut Held) -> CopyJob {
-        let (from, to) = (
-            self.slot_address(held.staging),
-            self.slot_address(held.frame),
-        );
+        let from = if held.at == At::Source {
+            // Stores are held off from it.
+            self.address(held)
+        } else {
+            self.slot_address(held.staging)
+        };
+        let to = self.slot_address(held.frame);
         // SAFETY: both slots are reserved for this folio until it is released, which the engine
         // does after it has dropped the job; they are different memory, and nobody else knows them.
+        // The region's memory is only reached by atomics and raw pointers; nobody stores there now,
+        // or, if the page is given back and filled anew, the copy is not used.
         unsafe {
             CopyJob::new(
                 std::ptr::with_exposed_provenance(from),
@@ -448,7 +476,9 @@ impl Platform for Session<'_> {
             return;
         }
         self.move_spans_in(entries);
-        self.memory.spans.learn(&self.effort);
+        if !self.defers {
+            self.memory.spans.learn(&self.effort);
+        }
         self.reach = self.memory.spans.reach(self.neighbours);
         self.set_strays_aside(entries);
     }
@@ -468,13 +498,17 @@ impl Platform for Session<'_> {
             let bytes = match first.held.at {
                 At::Staging => run.len() * self.page(),
                 At::Torn(bytes) => bytes,
-                At::Source | At::Destination => continue,
+                At::Source | At::Destination => {
+                    self.let_stores_go(run);
+                    continue;
+                }
             };
             let (from, to) = (
                 self.slot_address(first.held.staging),
                 self.address(&first.held),
             );
             let soiled = !self.bring_in(from, to, bytes);
+            self.let_stores_go(run);
             for entry in run {
                 entry.held.soiled.staging |= soiled;
                 entry.held.at = At::Source;
@@ -521,8 +555,13 @@ impl Platform for Session<'_> {
             } else {
                 frames.add(to, held.frame);
             }
-            if moved && held.from != held.to {
-                tally.moved(held.index, held.from, held.to);
+            if held.from != held.to {
+                if moved {
+                    tally.moved(held.index, held.from, held.to);
+                } else if held.marks.parked {
+                    // The room that its request left taken.
+                    self.table.free_room(held.to, 1);
+                }
             }
             self.unlock(&held);
         }

@@ -120,7 +120,7 @@ impl Session<'_> {
     }
 
     /// Locks a folio's slots as the folio is locked: the kernel moves only between such.
-    fn mlock_slots(&self, held: &Held) -> Result<(), CallError> {
+    pub(super) fn mlock_slots(&self, held: &Held) -> Result<(), CallError> {
         map::lock(self.slot_bytes(held.staging), LockMode::ON_FAULT)?;
         map::lock(self.slot_bytes(held.frame), LockMode::ON_FAULT)
     }

@@ -26,6 +26,12 @@ impl Bits {
         word.fetch_and(!bit, Ordering::SeqCst);
     }
 
+    /// Clears it; says whether it was set.
+    pub(crate) fn take(&self, at: usize) -> bool {
+        let (word, bit) = self.place(at);
+        word.fetch_and(!bit, Ordering::SeqCst) & bit != 0
+    }
+
     pub(crate) fn is_set(&self, at: usize) -> bool {
         let (word, bit) = self.place(at);
         word.load(Ordering::SeqCst) & bit != 0
@@ -48,6 +54,8 @@ mod tests {
             bits.set(at);
         }
         bits.clear(63);
+        bits.set(70);
+        assert!(bits.take(70) && !bits.take(70));
         let set: Vec<usize> = (0..130).filter(|&at| bits.is_set(at)).collect();
         assert_eq!((set, bits.bytes()), (vec![0, 64, 129], 24));
     }

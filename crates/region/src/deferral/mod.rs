@@ -9,18 +9,24 @@
 //!   page tables could map the destination at once and leave stale translations to the source alone.
 //! - **Stores are held off by write protection** of the userfaultfd, which is a shootdown too, one for
 //!   many pages. A store is not lost: it waits until its pair is settled, with those beside it.
+//! - **Anonymous memory is flushed for each page table**, 512 base pages, out and in, however many are
+//!   switched together. There deferral does not save flushes; it keeps the copy out of the time in
+//!   which threads wait. A page that is shared since a fork when its turn comes, or was given back with
+//!   `madvise`, stays at its source.
 
 mod bits;
 mod pending;
 mod pressure;
 mod settler;
+mod stores;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub(crate) use self::bits::Bits;
-pub(crate) use self::pending::{Cause, Desk, Pending};
+pub(crate) use self::pending::{AnyPending, Cause, Desk, Pending};
 pub(crate) use self::settler::{Settle, Settler, Wants};
+pub(crate) use self::stores::{Marks, Stores, Waits, refuse_all};
 
 /// How much may wait, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +35,8 @@ pub struct Deferral {
     /// The most bytes of pages that wait, which is the memory held beyond the pages themselves.
     pub limit_bytes: NonZeroUsize,
     /// The most bytes that are switched by one shootdown. Threads that want one of these pages then
-    /// wait for the whole switch. The default is the limit.
+    /// wait for the whole switch. The default is the limit. Of anonymous memory no more than 512 base
+    /// pages, one page table, are switched at once whatever is asked for: the kernel flushes for each.
     pub at_once_bytes: NonZeroUsize,
     /// The longest that a pair waits; 1 s unless told. It is looked at ten times in that time.
     pub max_age: Duration,

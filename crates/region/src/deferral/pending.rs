@@ -1,6 +1,7 @@
 //! The pairs of a region, and who settles them.
 
 use std::num::NonZeroU64;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use transhume_engine::{
     Deferral as Defers, Entry, Failure, Folio, Generation, Ledger, Parked, Settlement, Waiting,
     settle,
 };
+
+use transhume_sys::signals::HeldOff;
 
 use super::pressure::Pressure;
 use super::{Bits, Deferral, DeferralUsage, Wants};
@@ -33,6 +36,11 @@ pub(crate) struct Pending<H> {
     pub(crate) held: Bits,
     /// Folios that are in the ledger, of all those that are locked.
     pub(crate) parked: Bits,
+    /// Folios of which a page was given back while stores were held off from them: stores to what is
+    /// there now are not. See [`given_back`](super::stores).
+    pub(super) gone: Bits,
+    /// Held while something is put where a page was given back.
+    pub(super) filling: Mutex<()>,
     pub(crate) wants: Wants,
     pub(crate) max_age: Duration,
     /// The clock of all sessions: pairs outlive them.
@@ -44,12 +52,38 @@ pub(crate) struct Pending<H> {
     settling: Mutex<()>,
     pressure: Mutex<Pressure>,
     usage: Mutex<DeferralUsage>,
+    /// Folios on which a store waits for an answer that the kernel would not take yet.
+    pub(super) stores: Mutex<Vec<usize>>,
     most_pages: AtomicUsize,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// A lock, with the handlers of signals held off: one that stored to a page that waits would wait for
+/// the region's thread, which may need this lock.
+#[derive(Debug)]
+pub(super) struct Locked<'m, T> {
+    guard: MutexGuard<'m, T>,
+    _handlers: HeldOff,
+}
+
+impl<T> Deref for Locked<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for Locked<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> Locked<'_, T> {
+    let _handlers = HeldOff::begin();
     // What each protects is complete before anything that could panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    let guard = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+    Locked { guard, _handlers }
 }
 
 impl<H> Pending<H> {
@@ -64,6 +98,8 @@ impl<H> Pending<H> {
         Self {
             held: Bits::new(pages),
             parked: Bits::new(pages),
+            gone: Bits::new(pages),
+            filling: Mutex::default(),
             wants: Wants::default(),
             max_age: deferral.max_age,
             epoch: Instant::now(),
@@ -73,8 +109,14 @@ impl<H> Pending<H> {
             settling: Mutex::new(()),
             pressure: Mutex::new(Pressure::new(deferral.keep_free_bytes)),
             usage: Mutex::default(),
+            stores: Mutex::default(),
             most_pages: AtomicUsize::new(0),
         }
+    }
+
+    /// Whether a page of this locked folio was given back since stores are held off from it.
+    pub(crate) fn was_given_back(&self, folio: usize) -> bool {
+        self.gone.take(folio)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -95,23 +137,7 @@ impl<H> Pending<H> {
 
     /// Memory that it takes beside the pairs' frames.
     pub(crate) fn bytes(&self) -> usize {
-        self.held.bytes() + self.parked.bytes() + lock(&self.ledger).bytes()
-    }
-
-    pub(crate) fn usage(&self) -> DeferralUsage {
-        let paused = self.is_pressed();
-        let pages = lock(&self.ledger).len();
-        DeferralUsage {
-            pages,
-            bytes: pages * self.page,
-            most_bytes: self.most_pages.load(Ordering::Relaxed) * self.page,
-            paused,
-            ..*lock(&self.usage)
-        }
-    }
-
-    pub(crate) fn take_stayed(&self) -> Vec<(Folio, Failure)> {
-        lock(&self.ledger).take_stayed()
+        self.held.bytes() + self.parked.bytes() + self.gone.bytes() + lock(&self.ledger).bytes()
     }
 
     /// Settles what `which` takes out of the ledger, by the platform that `open` makes; not before
@@ -168,6 +194,38 @@ impl<H> Pending<H> {
         if !all.is_empty() {
             self.settle_parked(cause, platform, &mut all);
         }
+    }
+}
+
+/// What can be asked of pairs whichever their backing is.
+pub(crate) trait AnyPending {
+    /// What waits, and what has been settled.
+    fn usage(&self) -> DeferralUsage;
+    /// Which folios stayed, and why, since the last call.
+    fn take_stayed(&self) -> Vec<(Folio, Failure)>;
+    /// Whether a folio waits in the ledger.
+    fn is_parked(&self, folio: usize) -> bool;
+}
+
+impl<H> AnyPending for Pending<H> {
+    fn usage(&self) -> DeferralUsage {
+        let paused = self.is_pressed();
+        let pages = lock(&self.ledger).len();
+        DeferralUsage {
+            pages,
+            bytes: pages * self.page,
+            most_bytes: self.most_pages.load(Ordering::Relaxed) * self.page,
+            paused,
+            ..*lock(&self.usage)
+        }
+    }
+
+    fn take_stayed(&self) -> Vec<(Folio, Failure)> {
+        lock(&self.ledger).take_stayed()
+    }
+
+    fn is_parked(&self, folio: usize) -> bool {
+        self.parked.is_set(folio)
     }
 }
 

@@ -61,6 +61,7 @@ impl Exchange for Session<'_> {
     type SwapJob = SwapJob;
 
     fn provision_pairs(&mut self, pairs: &[(Folio, Folio)]) {
+        self.hold_handlers_off();
         self.drop_ready();
         let pairs = pairs.iter().map(|&(a, b)| (index_of(a), index_of(b)));
         let calls = self.memory.calls_of_exchange(self.table, pairs);

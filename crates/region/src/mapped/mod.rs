@@ -69,8 +69,6 @@ pub(crate) struct Mapped {
     sessions: AtomicUsize,
     /// Pairs whose switch waits, where that is allowed.
     pub(crate) pending: Option<Pending<session::Held>>,
-    /// Folios on which a store waits for an answer that the kernel would not take yet.
-    stores: Mutex<Vec<usize>>,
 }
 
 impl Mapped {
@@ -102,7 +100,6 @@ impl Mapped {
             allowed: budget::allowed(),
             sessions: AtomicUsize::new(0),
             pending: deferral.map(|deferral| Pending::new(deferral, page_size, pages)),
-            stores: Mutex::default(),
         })
     }
 
@@ -159,13 +156,15 @@ impl Mapped {
                     continue;
                 };
                 if flags.contains(FaultFlags::WP) {
-                    self.see_store(addr);
+                    if let Some(stores) = self.stores() {
+                        stores.see(addr);
+                    }
                 } else {
                     self.blind.see_fault(addr);
                 }
             }
         }
-        let stores_left = self.answer_stores(table);
+        let stores_left = self.stores().is_some_and(|stores| stores.answer(table));
         self.blind.answer(&self.uffd) || stores_left
     }
 

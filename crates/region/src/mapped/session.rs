@@ -17,6 +17,7 @@ use transhume_sys::{CallError, Errno};
 
 use super::budget::Charge;
 use super::tier::FileTier;
+use crate::deferral::Marks;
 use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, wake, why};
 use crate::gate;
 use crate::index_of;
@@ -41,6 +42,9 @@ pub(crate) struct Session<'r> {
     cut_off: usize,
     /// Held while `cut_off` is not zero.
     handlers: Option<HeldOff>,
+    /// Held while folios of a region are locked from which stores may be held off: one by a handler on
+    /// this thread would wait for itself.
+    no_handlers: Option<HeldOff>,
     /// Slots that have been made ready for runs of folios, and not been reserved yet.
     ready: Vec<Ready>,
     /// For the mappings that this batch can add.
@@ -68,10 +72,7 @@ pub(crate) struct Held {
     pub(super) frame: Option<usize>,
     at: At,
     mapped_by: Option<MappedBy>,
-    /// Stores are held off since this batch, or an earlier one of the same request.
-    pub(super) stores_held: bool,
-    /// It has been in the ledger.
-    pub(super) parked: bool,
+    pub(super) marks: Marks,
 }
 
 /// What the call that mapped a folio again did to its neighbours.
@@ -124,6 +125,7 @@ impl<'r> Session<'r> {
             locked: memory.locked(),
             cut_off: 0,
             handlers: None,
+            no_handlers: None,
             ready: Vec::new(),
             charge: Charge::default(),
             granted: batch,
@@ -156,8 +158,15 @@ impl<'r> Session<'r> {
             frame: None,
             at: At::Source,
             mapped_by: None,
-            stores_held: false,
-            parked: false,
+            marks: Marks::default(),
+        }
+    }
+
+    /// Before anything is locked. Those that have waited since the last batch run first.
+    pub(super) fn hold_handlers_off(&mut self) {
+        self.no_handlers = None;
+        if self.memory.pending.is_some() {
+            self.no_handlers = Some(HeldOff::begin());
         }
     }
 
@@ -258,10 +267,10 @@ impl<'r> Session<'r> {
             unsafe { map::map_file_fixed(addresses.clone(), file, file.offset(slot)) }?;
             let _ = advise::advise(addresses.clone(), Advice::DontFork);
         }
-        if self.memory.pending.is_some() {
+        if let Some(stores) = self.memory.stores() {
             // What is refused is tried again when stores are to be held off.
             let _ = self.memory.register_for_stores(addresses.clone());
-            self.stores_are_free(&folios);
+            stores.are_free(&folios);
         }
         self.lock_again(folios);
         wake(&self.memory.uffd, addresses);
@@ -324,6 +333,7 @@ impl Platform for Session<'_> {
     }
 
     fn provision(&mut self, folios: &[Folio], to: TierId) {
+        self.hold_handlers_off();
         self.drop_ready();
         let leaving = |&folio: &Folio| {
             let index = index_of(folio);
@@ -426,7 +436,7 @@ impl Platform for Session<'_> {
                     // The pages are there; this only saves the threads a fault for each. What it
                     // cannot do now they do themselves.
                     let addresses = self.addresses(folios.start, folios.len());
-                    let _ = if run[0].held.parked {
+                    let _ = if run[0].held.marks.parked {
                         // They are read, so they stay clean.
                         advise::advise(addresses, Advice::PopulateRead)
                     } else {
@@ -446,14 +456,16 @@ impl Platform for Session<'_> {
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            let alike = a.at == b.at && a.stores_held == b.stores_held && a.from == b.from;
+            let alike =
+                a.at == b.at && a.marks.stores_held == b.marks.stores_held && a.from == b.from;
             alike && adjacent(a, b) && a.source + 1 == b.source
         });
         for run in runs {
             let first = &run[0].held;
             if first.at != At::Blind {
-                if first.stores_held {
-                    self.let_stores_go(&(first.index..first.index + run.len()));
+                let folios = first.index..first.index + run.len();
+                if let Some(stores) = self.memory.stores().filter(|_| first.marks.stores_held) {
+                    stores.let_go(&folios);
                 }
                 continue;
             }
@@ -485,7 +497,7 @@ impl Platform for Session<'_> {
                 }
                 (_, Some(slot)) => {
                     free(held.to, slot);
-                    if held.parked {
+                    if held.marks.parked {
                         // The room that its request left taken.
                         self.table.free_room(held.to, 1);
                     }

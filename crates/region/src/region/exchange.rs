@@ -5,7 +5,7 @@ use std::sync::Arc;
 use transhume_copy::swap::{Buffered, Registers};
 use transhume_engine::{ExchangeReport, ExchangeRequest, exchange};
 
-use super::{Backing, Region, limit};
+use super::{Backing, Kept, Region, limit};
 use crate::deferral::Cause;
 use crate::error::RegionError;
 use crate::options::{AnySwapper, Options, Pages};
@@ -58,10 +58,10 @@ impl Region {
         self.check_process()?;
         match &self.backing {
             Backing::MovePages(_) => return Err(RegionError::NoExchange(self.mechanism)),
-            Backing::Anonymous(_, core) if !core.memory.reuses_frames() => {
+            Backing::Anonymous(Kept { core, .. }) if !core.memory.reuses_frames() => {
                 return Err(RegionError::ExchangeUndeclared);
             }
-            Backing::Anonymous(..) | Backing::Mapped { .. } => {}
+            Backing::Anonymous(_) | Backing::Mapped(_) => {}
         }
         let a = a.into().in_order(self.pages())?;
         let b = b.into().in_order(self.pages())?;
@@ -78,7 +78,7 @@ impl Region {
         let _claim = claimed.map_err(|page| RegionError::Overlap { page })?;
         self.settle_pages(&both, Cause::Request);
         let pairs = a.into_iter().zip(b);
-        if let Backing::Mapped { core, .. } = &self.backing {
+        if let Backing::Mapped(Kept { core, .. }) = &self.backing {
             let calls = core.memory.calls_of_exchange(table, pairs.clone());
             core.memory.check_mappings(calls)?;
         }
@@ -93,11 +93,11 @@ impl Region {
         };
         let swapper = options.swapper.clone().unwrap_or_else(default_swapper);
         Ok(match &self.backing {
-            Backing::Anonymous(keeper, core) => {
+            Backing::Anonymous(Kept { keeper, core, .. }) => {
                 let mut session = anonymous::Session::of_exchange(&core.memory, table, keeper);
                 exchange(&mut session, swapper.as_ref(), request)
             }
-            Backing::Mapped { keeper, core, .. } => {
+            Backing::Mapped(Kept { keeper, core, .. }) => {
                 let mut session = mapped::Session::of_exchange(&core.memory, table, keeper);
                 exchange(&mut session, swapper.as_ref(), request)
             }

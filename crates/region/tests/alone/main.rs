@@ -19,11 +19,12 @@ mod locked;
 mod needs;
 mod signals;
 
+use std::num::NonZeroUsize;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
-use transhume_region::{Options, Pins, Region, Report, Tier, TierId};
+use transhume_region::{Builder, Deferral, Options, PageSize, Pins, Region, Report, Tier, TierId};
 
 use needs::Need;
 
@@ -79,17 +80,32 @@ fn ended(status: ExitStatus) -> String {
 }
 
 pub(crate) fn anonymous(pages: usize) -> Region {
+    nodes(pages).build().unwrap()
+}
+
+pub(crate) fn nodes(pages: usize) -> Builder {
     let builder = Region::builder()
         .tier(Tier::node("near", 0))
         .tier(Tier::node("far", 0));
-    builder.pages(pages).pins(Pins::Declared).build().unwrap()
+    builder.pages(pages).pins(Pins::Declared)
 }
 
 pub(crate) fn mapped(pages: usize) -> Region {
+    memfds(pages).build().unwrap()
+}
+
+pub(crate) fn memfds(pages: usize) -> Builder {
     let builder = Region::builder()
         .tier(Tier::memfd("near"))
         .tier(Tier::memfd("far"));
-    builder.pages(pages).pins(Pins::Declared).build().unwrap()
+    builder.pages(pages).pins(Pins::Declared)
+}
+
+/// A region of so many base pages, all of which may wait.
+pub(crate) fn deferring(builder: Builder, pages: usize) -> Region {
+    let limit = NonZeroUsize::new(pages * PageSize::Base.bytes()).unwrap();
+    let deferral = Deferral::new(limit).keep_free_bytes(0);
+    builder.deferral(deferral).build().unwrap()
 }
 
 /// Moves all pages to and fro so many times.

@@ -95,6 +95,11 @@ impl Kind {
         matches!(self, Self::Memfd | Self::Hugetlb | Self::File)
     }
 
+    /// Whether its switches can wait.
+    pub(crate) fn can_defer(self) -> bool {
+        !matches!(self, Self::Fresh | Self::File | Self::Kernel)
+    }
+
     fn needs(self) -> Features {
         match self {
             Self::Memfd | Self::Hugetlb | Self::File => Features::EVENT_REMAP,
@@ -106,7 +111,7 @@ impl Kind {
 
 /// Which pages a migration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
+pub(crate) enum Which {
     All,
     /// Every third, which are cut off with those between them.
     Scattered,
@@ -120,7 +125,7 @@ impl Which {
         (0..region.pages()).step_by(step).collect()
     }
 
-    fn builder(self, kind: Kind) -> Builder {
+    pub(crate) fn builder(self, kind: Kind) -> Builder {
         let builder = kind.builder();
         match self {
             Self::All | Self::Scattered => builder,
@@ -148,9 +153,7 @@ fn main() {
     for kind in Kind::ALL {
         for mode in [Mode::Async, Mode::Sync] {
             for which in [Which::All, Which::Scattered, Which::Deferred] {
-                if which == Which::Deferred
-                    && (mode == Mode::Sync || !matches!(kind, Kind::Memfd | Kind::Hugetlb))
-                {
+                if which == Which::Deferred && (mode == Mode::Sync || !kind.can_defer()) {
                     continue;
                 }
                 if which == Which::Scattered && !matches!(kind, Kind::Pooled | Kind::Fresh) {

@@ -10,7 +10,7 @@ use transhume_sys::{Call, Errno};
 
 use crate::balance::Balance;
 use crate::herd::{self, Herd};
-use crate::{Kind, missing};
+use crate::{Kind, Which, missing};
 
 /// Numbers without a pattern, the same every time.
 struct Random(u64);
@@ -40,7 +40,9 @@ pub(crate) fn run(time: Duration) {
                 break;
             }
             let owner = Balance::new();
-            let mut builder = kind.builder();
+            let defers = kind.can_defer() && rounds % 3 != 2;
+            let which = if defers { Which::Deferred } else { Which::All };
+            let mut builder = which.builder(kind);
             if rounds % 2 == 1 {
                 builder = builder.owner(Arc::clone(&owner) as _);
             }
@@ -94,6 +96,9 @@ fn migrate(region: &Region, seed: u64, until: Instant, moved: &AtomicU64) {
         if random.below(4) == 0 {
             options = options.max_stall(Duration::from_micros(200));
         }
+        if region.deferral().is_some() && random.below(2) == 0 {
+            options = options.deferred();
+        }
         if random.below(3) == 0 {
             options = options.copier(Arc::new(transhume_copy::Memcpy));
         }
@@ -143,6 +148,7 @@ fn disturb(region: &Region, kind: Kind, seed: u64, until: Instant) {
         Call::UffdMove,
         Call::UffdCopy,
         Call::UffdWake,
+        Call::UffdWriteProtect,
         Call::Mremap,
         Call::MmapFixed,
         Call::Madvise,

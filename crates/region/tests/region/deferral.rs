@@ -1,11 +1,13 @@
 //! Deferred switches: pages are copied while threads read them, and many are switched at once.
 
+pub(crate) mod anonymous;
+
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use transhume_region::{
-    Builder, Deferral, Options, Outcome, PageSize, Pins, Region, RegionError, Tier,
+    Builder, Deferral, Mechanism, Options, Outcome, PageSize, Pins, Region, RegionError, Tier,
 };
 
 use crate::Case;
@@ -13,79 +15,175 @@ use crate::herd::{self, Herd};
 use crate::needs::Need;
 
 pub(crate) const CASES: &[Case] = &[
+    Case("deferral::pairs_wait_and_settle", &[Need::Stores], || {
+        pairs_wait_and_settle(MEMFD)
+    }),
     Case(
-        "deferral::pairs_wait_and_settle",
-        &[Need::Stores],
-        pairs_wait_and_settle,
-    ),
-    Case(
-        "deferral::hugetlb",
-        &[Need::Stores, Need::Hugetlb(24)],
-        hugetlb,
+        "deferral::anonymous::pairs_wait_and_settle",
+        &[Need::Protect],
+        || pairs_wait_and_settle(ANONYMOUS),
     ),
     Case(
         "deferral::one_shootdown_for_many",
         &[Need::Stores, Need::Counter],
-        one_shootdown_for_many,
+        || one_shootdown_for_many(MEMFD),
+    ),
+    Case(
+        "deferral::anonymous::one_shootdown_for_many",
+        &[Need::Protect, Need::Counter],
+        || one_shootdown_for_many(ANONYMOUS),
     ),
     Case(
         "deferral::a_store_settles_its_pair",
         &[Need::Stores],
-        a_store_settles_its_pair,
+        || a_store_settles_its_pair(MEMFD),
+    ),
+    Case(
+        "deferral::anonymous::a_store_settles_its_pair",
+        &[Need::Protect],
+        || a_store_settles_its_pair(ANONYMOUS),
     ),
     Case(
         "deferral::threads_that_store_lose_nothing",
         &[Need::Stores],
-        threads_that_store_lose_nothing,
+        || threads_that_store_lose_nothing(MEMFD),
     ),
     Case(
-        "deferral::huge_pages_under_stores",
-        &[Need::Stores, Need::Hugetlb(24)],
-        huge_pages_under_stores,
+        "deferral::anonymous::threads_that_store_lose_nothing",
+        &[Need::Protect],
+        || threads_that_store_lose_nothing(ANONYMOUS),
     ),
     Case(
         "deferral::never_more_than_the_limit",
         &[Need::Stores],
-        never_more_than_the_limit,
+        || never_more_than_the_limit(MEMFD),
+    ),
+    Case(
+        "deferral::anonymous::never_more_than_the_limit",
+        &[Need::Protect],
+        || never_more_than_the_limit(ANONYMOUS),
     ),
     Case(
         "deferral::pairs_of_two_requests_settle_together",
         &[Need::Stores],
-        pairs_of_two_requests_settle_together,
+        || pairs_of_two_requests_settle_together(MEMFD),
     ),
-    Case("deferral::pairs_grow_old", &[Need::Stores], pairs_grow_old),
     Case(
-        "deferral::no_pairs_under_pressure",
-        &[Need::Stores],
-        no_pairs_under_pressure,
+        "deferral::anonymous::pairs_of_two_requests_settle_together",
+        &[Need::Protect],
+        || pairs_of_two_requests_settle_together(ANONYMOUS),
+    ),
+    Case("deferral::pairs_grow_old", &[Need::Stores], || {
+        pairs_grow_old(MEMFD)
+    }),
+    Case(
+        "deferral::anonymous::pairs_grow_old",
+        &[Need::Protect],
+        || pairs_grow_old(ANONYMOUS),
+    ),
+    Case("deferral::no_pairs_under_pressure", &[Need::Stores], || {
+        no_pairs_under_pressure(MEMFD)
+    }),
+    Case(
+        "deferral::anonymous::no_pairs_under_pressure",
+        &[Need::Protect],
+        || no_pairs_under_pressure(ANONYMOUS),
     ),
     Case(
         "deferral::another_request_settles_first",
         &[Need::Stores],
-        another_request_settles_first,
+        || another_request_settles_first(MEMFD),
     ),
     Case(
-        "deferral::pins_settle_first",
-        &[Need::Stores],
-        pins_settle_first,
+        "deferral::anonymous::another_request_settles_first",
+        &[Need::Protect],
+        || another_request_settles_first(ANONYMOUS),
     ),
+    Case("deferral::pins_settle_first", &[Need::Stores], || {
+        pins_settle_first(MEMFD)
+    }),
     Case(
-        "deferral::full_tiers_count_pairs",
-        &[Need::Stores],
-        full_tiers_count_pairs,
+        "deferral::anonymous::pins_settle_first",
+        &[Need::Protect],
+        || pins_settle_first(ANONYMOUS),
+    ),
+    Case("deferral::full_tiers_count_pairs", &[Need::Stores], || {
+        full_tiers_count_pairs(MEMFD)
+    }),
+    Case(
+        "deferral::anonymous::full_tiers_count_pairs",
+        &[Need::Protect],
+        || full_tiers_count_pairs(ANONYMOUS),
     ),
     Case(
         "deferral::a_region_that_ends_with_pairs",
         &[Need::Stores],
-        a_region_that_ends_with_pairs,
+        || a_region_that_ends_with_pairs(MEMFD),
     ),
     Case(
-        "deferral::system_calls_that_store",
-        &[Need::Stores],
-        system_calls_that_store,
+        "deferral::anonymous::a_region_that_ends_with_pairs",
+        &[Need::Protect],
+        || a_region_that_ends_with_pairs(ANONYMOUS),
+    ),
+    Case("deferral::system_calls_that_store", &[Need::Stores], || {
+        system_calls_that_store(MEMFD)
+    }),
+    Case(
+        "deferral::anonymous::system_calls_that_store",
+        &[Need::Protect],
+        || system_calls_that_store(ANONYMOUS),
+    ),
+    Case(
+        "deferral::hugetlb",
+        &[Need::Stores, Need::Hugetlb(24)],
+        || huge_pages(HUGETLB),
+    ),
+    Case(
+        "deferral::anonymous::huge_pages",
+        &[Need::Protect, Need::HugePages],
+        || huge_pages(HUGE),
+    ),
+    Case(
+        "deferral::huge_pages_under_stores",
+        &[Need::Stores, Need::Hugetlb(24)],
+        || huge_pages_under_stores(HUGETLB),
+    ),
+    Case(
+        "deferral::anonymous::huge_pages_under_stores",
+        &[Need::Protect, Need::HugePages],
+        || huge_pages_under_stores(HUGE),
     ),
     Case("deferral::refusals", &[Need::Stores], refusals),
 ];
+
+/// What a region is made of: its tiers and the size of its pages.
+#[derive(Clone, Copy)]
+struct Kind {
+    tier: fn(&str) -> Tier,
+    page: PageSize,
+    /// How many base pages one shootdown can switch.
+    at_once: usize,
+}
+
+const MEMFD: Kind = Kind {
+    tier: |name| Tier::memfd(name),
+    page: PageSize::Base,
+    at_once: PAGES,
+};
+const HUGETLB: Kind = Kind {
+    tier: |name| Tier::hugetlb(name),
+    page: PageSize::Huge,
+    ..MEMFD
+};
+const ANONYMOUS: Kind = Kind {
+    tier: |name| Tier::node(name, 0),
+    page: PageSize::Base,
+    at_once: 512,
+};
+const HUGE: Kind = Kind {
+    page: PageSize::Huge,
+    ..ANONYMOUS
+};
 
 const PAGES: usize = 4096;
 
@@ -100,10 +198,11 @@ fn patient(pages: usize, page: PageSize) -> Deferral {
         .keep_free_bytes(0)
 }
 
-fn builder(deferral: Deferral) -> Builder {
+fn builder(kind: Kind, deferral: Deferral) -> Builder {
     Region::builder()
-        .tier(Tier::memfd("near"))
-        .tier(Tier::memfd("far"))
+        .tier((kind.tier)("near"))
+        .tier((kind.tier)("far"))
+        .page_size(kind.page)
         .pages(PAGES)
         .pins(Pins::Declared)
         .deferral(deferral)
@@ -129,8 +228,8 @@ fn pages_in(region: &Region, tier: &str) -> usize {
         .pages
 }
 
-fn pairs_wait_and_settle() {
-    waits_and_settles(&filled(builder(patient(PAGES, PageSize::Base))));
+fn pairs_wait_and_settle(kind: Kind) {
+    waits_and_settles(&filled(builder(kind, patient(PAGES, PageSize::Base))));
 }
 
 fn waits_and_settles(region: &Region) {
@@ -169,19 +268,13 @@ fn waits_and_settles(region: &Region) {
     assert!(region.take_stayed().is_empty());
 }
 
-fn hugetlb() {
-    let region = Region::builder()
-        .tier(Tier::hugetlb("near"))
-        .tier(Tier::hugetlb("far"))
-        .page_size(PageSize::Huge)
-        .pages(8)
-        .pins(Pins::Declared)
-        .deferral(patient(8, PageSize::Huge));
-    waits_and_settles(&filled(region));
+fn huge_pages(kind: Kind) {
+    let deferral = patient(8, PageSize::Huge);
+    waits_and_settles(&filled(builder(kind, deferral).pages(8)));
 }
 
-fn one_shootdown_for_many() {
-    let region = filled(builder(patient(PAGES, PageSize::Base)));
+fn one_shootdown_for_many(kind: Kind) {
+    let region = filled(builder(kind, patient(PAGES, PageSize::Base)));
     let stop = AtomicBool::new(false);
     let reader = || {
         while !stop.load(Ordering::Relaxed) {
@@ -197,7 +290,16 @@ fn one_shootdown_for_many() {
         assert!(holds <= 2, "stores are held off by one call: {holds}");
         assert_eq!(report.counts.rounds, 0);
         let settlement = region.settle(..).unwrap();
-        assert_eq!(settlement.counts.rounds, 1);
+        let rounds = PAGES.div_ceil(kind.at_once) as u64;
+        assert_eq!(settlement.counts.rounds, rounds);
+        if rounds > 1 {
+            // Out and in, for each page table.
+            let switches = settlement.shootdowns.unwrap();
+            assert!(
+                switches <= 2 * rounds,
+                "{switches} for {rounds} page tables"
+            );
+        }
     });
 }
 
@@ -210,9 +312,10 @@ impl Drop for Stop<'_> {
     }
 }
 
-fn a_store_settles_its_pair() {
+fn a_store_settles_its_pair(kind: Kind) {
     let at_once = bytes(64 * PageSize::Base.bytes());
     let region = filled(builder(
+        kind,
         patient(PAGES, PageSize::Base).at_once_bytes(at_once),
     ));
     region.migrate(.., "far", &deferred()).unwrap();
@@ -230,26 +333,21 @@ fn a_store_settles_its_pair() {
     assert_eq!(region.words()[1000 * words + 1].load(Ordering::Relaxed), 7);
 }
 
-fn threads_that_store_lose_nothing() {
+fn threads_that_store_lose_nothing(kind: Kind) {
     under_stores(&filled(builder(
+        kind,
         patient(PAGES / 2, PageSize::Base).at_once_bytes(bytes(256 << 10)),
     )));
 }
 
-fn huge_pages_under_stores() {
-    let region = Region::builder()
-        .tier(Tier::hugetlb("near"))
-        .tier(Tier::hugetlb("far"))
-        .page_size(PageSize::Huge)
-        .pages(8)
-        .pins(Pins::Declared)
-        .deferral(patient(4, PageSize::Huge));
-    under_stores(&filled(region));
+fn huge_pages_under_stores(kind: Kind) {
+    let deferral = patient(4, PageSize::Huge);
+    under_stores(&filled(builder(kind, deferral).pages(8)));
 }
 
 /// Pairs side by side that go to different tiers settle together, each to its own.
-fn pairs_of_two_requests_settle_together() {
-    let region = filled(builder(patient(PAGES, PageSize::Base)));
+fn pairs_of_two_requests_settle_together(kind: Kind) {
+    let region = filled(builder(kind, patient(PAGES, PageSize::Base)));
     region.migrate(100..200, "far", &Options::new()).unwrap();
     region.migrate(0..100, "far", &deferred()).unwrap();
     region.migrate(100..200, "near", &deferred()).unwrap();
@@ -307,9 +405,9 @@ fn under_stores(region: &Region) {
     );
 }
 
-fn never_more_than_the_limit() {
+fn never_more_than_the_limit(kind: Kind) {
     let limit = 1000;
-    let region = filled(builder(patient(limit, PageSize::Base)));
+    let region = filled(builder(kind, patient(limit, PageSize::Base)));
     let report = region.migrate(.., "far", &deferred()).unwrap();
     assert_eq!(report.deferred(), PAGES);
     let usage = region.deferral().unwrap();
@@ -333,9 +431,9 @@ fn wait_until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-fn pairs_grow_old() {
+fn pairs_grow_old(kind: Kind) {
     let deferral = patient(PAGES, PageSize::Base).max_age(Duration::from_millis(50));
-    let region = filled(builder(deferral));
+    let region = filled(builder(kind, deferral));
     region.migrate(.., "far", &deferred()).unwrap();
     let by_age = || region.deferral().unwrap().settled.by_age;
     wait_until("old pairs settle", || by_age() == PAGES as u64);
@@ -344,8 +442,9 @@ fn pairs_grow_old() {
     herd::sweep(region.words());
 }
 
-fn no_pairs_under_pressure() {
+fn no_pairs_under_pressure(kind: Kind) {
     let region = filled(builder(
+        kind,
         patient(PAGES, PageSize::Base).keep_free_bytes(u64::MAX),
     ));
     let report = region.migrate(.., "far", &deferred()).unwrap();
@@ -358,8 +457,8 @@ fn no_pairs_under_pressure() {
     herd::sweep(region.words());
 }
 
-fn another_request_settles_first() {
-    let region = filled(builder(patient(PAGES, PageSize::Base)));
+fn another_request_settles_first(kind: Kind) {
+    let region = filled(builder(kind, patient(PAGES, PageSize::Base)));
     region.migrate(.., "far", &deferred()).unwrap();
     // The destination becomes the source before anybody has settled it.
     let report = region.migrate(0..100, "near", &Options::new()).unwrap();
@@ -378,8 +477,8 @@ fn another_request_settles_first() {
     herd::sweep(region.words());
 }
 
-fn pins_settle_first() {
-    let region = filled(builder(patient(PAGES, PageSize::Base)));
+fn pins_settle_first(kind: Kind) {
+    let region = filled(builder(kind, patient(PAGES, PageSize::Base)));
     region.migrate(.., "far", &deferred()).unwrap();
     let pin = region.pin(10..20).unwrap();
     assert_eq!(region.deferral().unwrap().settled.by_request, 10);
@@ -389,11 +488,11 @@ fn pins_settle_first() {
     drop(pin);
 }
 
-fn full_tiers_count_pairs() {
+fn full_tiers_count_pairs(kind: Kind) {
     let page = PageSize::Base.bytes();
     let region = Region::builder()
-        .tier(Tier::memfd("near"))
-        .tier(Tier::memfd("far").capacity(200 * page))
+        .tier((kind.tier)("near"))
+        .tier((kind.tier)("far").capacity(200 * page))
         .pages(1000)
         .pins(Pins::Declared)
         .deferral(patient(PAGES, PageSize::Base));
@@ -412,16 +511,16 @@ fn full_tiers_count_pairs() {
     assert_eq!(report.deferred(), 200, "all is free again");
 }
 
-fn a_region_that_ends_with_pairs() {
+fn a_region_that_ends_with_pairs(kind: Kind) {
     for _ in 0..3 {
-        let region = filled(builder(patient(PAGES, PageSize::Base)));
+        let region = filled(builder(kind, patient(PAGES, PageSize::Base)));
         region.migrate(.., "far", &deferred()).unwrap();
         drop(region);
     }
 }
 
-fn system_calls_that_store() {
-    let region = filled(builder(patient(PAGES, PageSize::Base)));
+fn system_calls_that_store(kind: Kind) {
+    let region = filled(builder(kind, patient(PAGES, PageSize::Base)));
     region.migrate(.., "far", &deferred()).unwrap();
     let zeros = std::fs::File::open("/dev/zero").unwrap();
     let page = PageSize::Base.bytes();
@@ -456,7 +555,22 @@ fn refusals() {
         .deferral(patient(4, PageSize::Base))
         .build();
     let line = anonymous.unwrap_err().to_string();
-    assert!(line.contains("; cure: ") && !line.contains('\n'), "{line}");
+    assert!(
+        line.contains("; cure: Builder::pins") && !line.contains('\n'),
+        "{line}"
+    );
+    let moved_by_the_kernel = Region::builder()
+        .tier(Tier::node("near", 0))
+        .pages(4)
+        .pins(Pins::Declared)
+        .mechanism(Mechanism::MovePages)
+        .deferral(patient(4, PageSize::Base))
+        .build();
+    let line = moved_by_the_kernel.unwrap_err().to_string();
+    assert!(
+        line.contains("moves the pages itself") && line.contains("; cure: "),
+        "{line}"
+    );
     let file = std::env::temp_dir().join(format!("transhume-deferral-{}", std::process::id()));
     let plain = Region::builder()
         .tier(Tier::file("near", &file))

@@ -56,7 +56,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Runs `child` in a fork, by libc's call or past it; says how it ended.
-fn in_child(how: Fork, child: impl FnOnce() -> i32) -> Ended {
+pub(crate) fn in_child(how: Fork, child: impl FnOnce() -> i32) -> Ended {
     // SAFETY: the child reads memory, and ends by _exit without running anything of its parent's.
     let pid = unsafe {
         match how {
@@ -84,19 +84,19 @@ fn in_child(how: Fork, child: impl FnOnce() -> i32) -> Ended {
 }
 
 #[derive(Clone, Copy)]
-enum Fork {
+pub(crate) enum Fork {
     Libc,
     Raw,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Ended {
+pub(crate) enum Ended {
     Exit(i32),
     Signal(i32),
 }
 
 /// In a child: 0 if every page holds its number.
-fn check_pages(region: &Region) -> i32 {
+pub(crate) fn check_pages(region: &Region) -> i32 {
     let step = region.page_size().bytes() / 8;
     let wrong = |(page, word): (usize, &std::sync::atomic::AtomicU64)| {
         word.load(Ordering::Relaxed) != page as u64 + 1
@@ -104,7 +104,7 @@ fn check_pages(region: &Region) -> i32 {
     i32::from(region.words().iter().step_by(step).enumerate().any(wrong))
 }
 
-fn number_pages(region: &Region) {
+pub(crate) fn number_pages(region: &Region) {
     let step = region.page_size().bytes() / 8;
     for (page, word) in region.words().iter().step_by(step).enumerate() {
         word.store(page as u64 + 1, Ordering::Relaxed);

@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
 ];
 
-fn mlock(region: &Region, pages: std::ops::Range<usize>, lock: bool) {
+pub(crate) fn mlock(region: &Region, pages: std::ops::Range<usize>, lock: bool) {
     let start = region.as_ptr().wrapping_add(pages.start * 4096).cast();
     // SAFETY: locking changes nothing that a program can see.
     let failed = unsafe {

@@ -57,6 +57,7 @@ fn main() {
         dma::CASES,
         scattered::CASES,
         deferral::CASES,
+        deferral::anonymous::CASES,
         move_pages::CASES,
         owners::CASES,
         exchange::CASES,

@@ -16,6 +16,8 @@ pub(crate) enum Need {
     Blind,
     /// One that holds stores off shared memory, with remap events.
     Stores,
+    /// One that holds stores off anonymous memory, with `UFFDIO_MOVE`.
+    Protect,
     /// A counter of shootdowns.
     Counter,
     /// Transparent huge pages where they are asked for.
@@ -45,6 +47,12 @@ impl Need {
             Self::Stores => Self::Blind.missing().or_else(|| {
                 let held = Features::WP_HUGETLBFS_SHMEM;
                 feature(held, "write protection of shared memory by userfaultfd")
+            }),
+            Self::Protect => Self::Move.missing().or_else(|| {
+                feature(
+                    Features::PAGEFAULT_FLAG_WP,
+                    "write protection by userfaultfd",
+                )
             }),
             Self::Counter => transhume_sys::shootdown::ShootdownCounter::open_for_this_thread()
                 .err()

@@ -38,6 +38,16 @@ pub(crate) fn add(suite: &mut Suite) {
         all([moves(), thp()]),
         move_of_a_huge_page,
     );
+    suite.test(
+        "uffd::move_leaves_protection_behind",
+        all([moves(), uffd_with(Features::PAGEFAULT_FLAG_WP)]),
+        move_leaves_protection_behind,
+    );
+    suite.test(
+        "uffd::move_of_a_huge_page_leaves_protection_behind",
+        all([moves(), uffd_with(Features::PAGEFAULT_FLAG_WP), thp()]),
+        move_of_a_huge_page_leaves_protection_behind,
+    );
     suite.test("uffd::copy_and_zeropage", any(), copy_and_zeropage);
     suite.test(
         "uffd::outside_registered_memory",
@@ -274,6 +284,47 @@ fn move_of_a_huge_page() {
     assert_eq!(dst.read(5), pattern(5));
     // Both sides are aligned, so it is still one.
     assert_eq!(pages_that_are(dst.all(), Categories::HUGE), count);
+}
+
+fn move_leaves_protection_behind() {
+    let (src, dst) = (Pages::aligned(8), Pages::aligned(8));
+    for page in 0..8 {
+        src.write(page, pattern(page));
+    }
+    leaves_protection_behind(&src, &dst);
+}
+
+fn move_of_a_huge_page_leaves_protection_behind() {
+    let count = HUGE_PAGE / page_size();
+    let (src, dst) = (Pages::aligned(count), Pages::aligned(count));
+    for pages in [&src, &dst] {
+        advise::advise(pages.all(), advise::Advice::HugePage).unwrap();
+    }
+    for page in 0..8 {
+        src.write(page, pattern(page));
+    }
+    if pages_that_are(src.all(), Categories::HUGE) != count {
+        advise::advise(src.all(), advise::Advice::Collapse).unwrap();
+    }
+    leaves_protection_behind(&src, &dst);
+    assert_eq!(pages_that_are(src.all(), Categories::HUGE), count);
+}
+
+/// Pages that are held from stores move, there and back, and can be stored to afterwards.
+fn leaves_protection_behind(src: &Pages, dst: &Pages) {
+    let uffd = open(Features::MOVE | Features::PAGEFAULT_FLAG_WP);
+    register(&uffd, src, RegisterMode::MISSING | RegisterMode::WP);
+    register(&uffd, dst, RegisterMode::MISSING);
+    let len = src.all().len();
+    for (to, from) in [(dst, src), (src, dst)] {
+        uffd.write_protect(src.all(), Protection::Protect).unwrap();
+        let moved = move_pages(&uffd, to.addr(0), from.addr(0), len, MoveMode::empty());
+        assert_eq!(moved, Progress::complete(len));
+        // A store that waited would wait for ever.
+        to.write(2, pattern(2) + 1);
+        to.write(2, pattern(2));
+        assert_eq!(to.read(3), pattern(3));
+    }
 }
 
 fn copy_and_zeropage() {

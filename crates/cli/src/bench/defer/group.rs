@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use transhume_region::{Deferral, Options, Outcome as Became, Pins, Region, RegionError, Tier};
+use transhume_region::{Deferral, Options, Outcome as Became, Pins, Region, RegionError};
 use transhume_sys::shootdown::{Counter, InterruptCounter};
 use transhume_sys::tlb::{Cache, MissCounter};
 
@@ -11,8 +11,9 @@ use super::lookups::Tables;
 use super::phase::{InPhase, Phase, Phases, Seen};
 use super::plan::Group;
 use super::row::{PerPhase, Row};
-use crate::args::{Backing, Bench};
+use crate::args::Bench;
 use crate::bench::cpus::Cpus;
+use crate::bench::group::tiers;
 use crate::bench::row::Stalls;
 use crate::context::Context;
 use crate::error::CliError;
@@ -150,14 +151,11 @@ impl Drop for Stop<'_> {
 }
 
 fn region(group: &Group) -> Result<Region, CliError> {
-    let tier = |name| match group.backing {
-        Backing::Hugetlb => Tier::hugetlb(name),
-        _ => Tier::memfd(name),
-    };
+    let [near, far] = tiers(&group.backing);
     let limit = NonZeroUsize::new(group.bytes()).unwrap_or(NonZeroUsize::MIN);
     Region::builder()
-        .tier(tier("near"))
-        .tier(tier("far"))
+        .tier(near)
+        .tier(far)
         .pages(group.pages)
         .page_size(group.page_size)
         .pins(Pins::Declared)
@@ -307,6 +305,7 @@ fn row(
         bytes_per_s: pages_per_s * group.page_size.bytes() as f64,
         shootdowns: maybe(&|run| Some(run.shootdowns? as f64)),
         shootdowns_per_page: maybe(&|run| Some(run.shootdowns? as f64 / run.pages.max(1) as f64)),
+        kernel_flushes: group.kernel_flushes(),
         shootdown_counter: None,
         ipis_received: maybe(&|run| Some(run.ipis? as f64)),
         seconds_per_million_lookups: each(&|run| {

@@ -32,6 +32,14 @@ impl Group {
     pub(super) fn bytes(&self) -> usize {
         self.pages * self.page_size.bytes()
     }
+
+    /// How often the kernel flushes at least for the moves of a run: twice for each page table of
+    /// anonymous memory. Mapped memory has no such floor.
+    pub(super) fn kernel_flushes(&self) -> Option<u64> {
+        let tables = self.bytes().div_ceil(HUGE_PAGE) * self.moves;
+        let anonymous = self.backing == Backing::Anonymous;
+        anonymous.then_some(2 * tables as u64)
+    }
 }
 
 /// What the command line asks for, and what has to be left out and why.
@@ -62,26 +70,32 @@ pub(crate) fn make(
     let huge = group(Backing::Hugetlb, PageSize::Huge);
     let needed = huge.pages.saturating_mul(2);
     let mut notices = Vec::new();
-    let groups = match (&args.backing, args.page_size) {
-        (Backing::File(_), _) => {
+    let groups = match (args.backing.as_ref(), args.page_size) {
+        (Some(Backing::File(_)), _) => {
             return left_out(
                 args,
                 "the kernel cannot hold stores off the pages of plain files",
-                "--backing memfd or hugetlb",
+                "--backing anonymous, memfd or hugetlb",
             );
         }
-        (Backing::Hugetlb, Some(PageSize::Base)) => {
+        (Some(Backing::Hugetlb), Some(PageSize::Base)) => {
             return Err(CliError::Refused("hugetlb has pages of 2m only".to_owned()));
         }
-        (Backing::Memfd, Some(size)) => vec![group(Backing::Memfd, size)],
-        (Backing::Memfd, None) | (Backing::Anonymous, Some(PageSize::Base)) => {
+        (Some(Backing::Anonymous), size) => {
+            let sizes =
+                size.map_or_else(|| vec![PageSize::Base, PageSize::Huge], |size| vec![size]);
+            let group = |size| group(Backing::Anonymous, size);
+            sizes.into_iter().map(group).collect()
+        }
+        (Some(Backing::Memfd), Some(size)) => vec![group(Backing::Memfd, size)],
+        (Some(Backing::Memfd), None) | (None, Some(PageSize::Base)) => {
             vec![group(Backing::Memfd, PageSize::Base)]
         }
-        (Backing::Hugetlb, _) | (Backing::Anonymous, Some(PageSize::Huge)) => vec![huge],
-        (Backing::Anonymous, None) if free >= needed => {
+        (Some(Backing::Hugetlb), _) | (None, Some(PageSize::Huge)) => vec![huge],
+        (None, None) if free >= needed => {
             vec![group(Backing::Memfd, PageSize::Base), huge]
         }
-        (Backing::Anonymous, None) => {
+        (None, None) => {
             notices.push(format!(
                 "defer: pages of 2m are left out, as they need {needed} free huge pages of 2 MiB and \
                  there are {free}; cure: sysctl vm.nr_hugepages={needed}"

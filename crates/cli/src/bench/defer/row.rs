@@ -24,6 +24,9 @@ pub(crate) struct Row {
     /// Of a run.
     pub(crate) shootdowns: Option<f64>,
     pub(crate) shootdowns_per_page: Option<f64>,
+    /// How often the kernel flushes at least in a run, where that is given by the memory. A flush is a
+    /// shootdown if a thread of the process runs on another CPU.
+    pub(crate) kernel_flushes: Option<u64>,
     pub(crate) shootdown_counter: Option<String>,
     pub(crate) ipis_received: Option<f64>,
     /// How long a million lookups take while the tables move as often as they did here.

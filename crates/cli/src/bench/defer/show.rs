@@ -75,6 +75,17 @@ pub(crate) fn lines(rows: &[Row]) -> String {
                 later.moves
             ));
         }
+        if let (Some(flushes), Some(before), Some(after)) =
+            (later.kernel_flushes, now.shootdowns, later.shootdowns)
+        {
+            lines.push(format!(
+                "{what}: the kernel flushes at least {flushes} times a run, as UFFDIO_MOVE does so for each \
+                 page table of 2 MiB, out and in; shootdowns a flush, which is one where a thread runs on \
+                 another CPU: {:.2} at once, {:.2} deferred",
+                before / flushes as f64,
+                after / flushes as f64
+            ));
+        }
         lines.push(format!(
             "{what}: run time {:+.1} %; {} MiB held of {} MiB allowed",
             (later.seconds_per_million_lookups / now.seconds_per_million_lookups - 1.0) * 100.0,

@@ -30,12 +30,12 @@ pub(crate) fn make(args: &Bench) -> Result<Option<Plan>, CliError> {
     let refused = |why: String| Err(CliError::Refused(why));
     let named = match args.what {
         What::Move => true,
-        What::All if args.backing == Backing::Anonymous => false,
+        What::All if *args.backing() == Backing::Anonymous => false,
         _ => return Ok(None),
     };
     if named {
         let other = [
-            (args.backing != Backing::Anonymous, "--backing"),
+            (*args.backing() != Backing::Anonymous, "--backing"),
             (args.copier != "memcpy", "--copier"),
             (args.threads.is_some(), "--threads"),
             (args.control.is_some(), "--control"),
