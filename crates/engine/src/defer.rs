@@ -250,6 +250,21 @@ pub struct Settlement {
     pub times: Times,
 }
 
+impl Settlement {
+    /// Adds what another settlement did after this one.
+    pub fn add(&mut self, after: Self) {
+        self.outcomes.extend(after.outcomes);
+        self.counts.add(&after.counts);
+        self.shootdowns = match (self.shootdowns, after.shootdowns) {
+            (Some(before), Some(more)) => Some(before + more),
+            (before, more) => before.or(more),
+        };
+        self.times.total += after.times.total;
+        self.times.copy += after.times.copy;
+        self.times.longest_cut_off = self.times.longest_cut_off.max(after.times.longest_cut_off);
+    }
+}
+
 /// Switches pairs to their destinations: up to `at_once` base pages by one shootdown, and those
 /// whose translations have been flushed since by none. Readers wait no longer than for the switch.
 ///
@@ -337,14 +352,31 @@ impl<'p, P: Deferral> Isolated<'p, P> {
     }
 }
 
+/// Pairs that go back to their ledger if the platform panics.
+struct Closing<'l, H> {
+    ledger: &'l mut Ledger<H>,
+    parked: Parked<H>,
+}
+
+impl<H> Drop for Closing<'_, H> {
+    fn drop(&mut self) {
+        self.ledger.close(core::mem::take(&mut self.parked));
+    }
+}
+
 impl<P: Deferral> Waiting<P> for Ledger<P::Held> {
     fn make_room(&mut self, platform: &mut P, base_pages: u64) -> bool {
         if self.promise(base_pages) {
             return true;
         }
-        let mut all = self.take(|_| true);
-        let settled = settle(platform, &mut all, self.at_once());
-        self.note(&settled);
+        let at_once = self.at_once();
+        let mut all = Closing {
+            parked: self.take(|_| true),
+            ledger: self,
+        };
+        let settled = settle(platform, &mut all.parked, at_once);
+        all.ledger.note(&settled);
+        drop(all);
         self.promise(base_pages)
     }
 

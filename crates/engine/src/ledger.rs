@@ -36,6 +36,10 @@ pub struct Ledger<H> {
     at_once: NonZeroU64,
     base_pages: u64,
     promised: u64,
+    /// Of pairs that have been taken out and are not settled yet.
+    settling: u64,
+    /// When the oldest pair was recorded.
+    oldest: Option<Duration>,
     stayed: Vec<(Folio, Failure)>,
     stayed_in_all: u64,
 }
@@ -51,6 +55,8 @@ impl<H> Ledger<H> {
             at_once,
             base_pages: 0,
             promised: 0,
+            settling: 0,
+            oldest: None,
             stayed: Vec::new(),
             stayed_in_all: 0,
         }
@@ -114,15 +120,26 @@ impl<H> Ledger<H> {
     /// How many base pages more can be promised.
     #[must_use]
     pub const fn room(&self) -> u64 {
+        self.limit.get().saturating_sub(self.held())
+    }
+
+    /// How many base pages of frames are held beyond those that the folios need, or may be soon: those
+    /// of the pairs, of what is being settled, and of what is promised.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.base_pages + self.settling + self.promised
+    }
+
+    /// The most that it takes, in base pages.
+    #[must_use]
+    pub const fn limit(&self) -> NonZeroU64 {
         self.limit
-            .get()
-            .saturating_sub(self.base_pages + self.promised)
     }
 
     /// When the oldest pair was recorded, by the platform's clock.
     #[must_use]
-    pub fn oldest(&self) -> Option<Duration> {
-        self.pairs.iter().map(|pair| pair.since).min()
+    pub const fn oldest(&self) -> Option<Duration> {
+        self.oldest
     }
 
     /// Keeps room for folios that are about to be reserved; says whether there was so much.
@@ -150,13 +167,9 @@ impl<H> Ledger<H> {
         recorded: Generation,
         since: Duration,
     ) {
-        let mut in_order = true;
+        let before = self.pairs.len();
         for entry in entries {
             let folio = entry.folio();
-            in_order &= self
-                .pairs
-                .last()
-                .is_none_or(|last| last.entry.folio() < folio);
             self.base_pages += folio.base_pages();
             self.withdraw(folio.base_pages());
             self.pairs.push(Pair {
@@ -165,8 +178,32 @@ impl<H> Ledger<H> {
                 since,
             });
         }
-        if !in_order {
-            self.pairs.sort_unstable_by_key(|pair| pair.entry.folio());
+        if self.pairs.len() > before {
+            self.oldest = Some(self.oldest.map_or(since, |oldest| oldest.min(since)));
+            self.put_in_order(before);
+        }
+    }
+
+    /// Moves the pairs from `new` on to their places.
+    fn put_in_order(&mut self, new: usize) {
+        let (old, added) = self.pairs.split_at_mut(new);
+        if !added.is_sorted_by_key(|pair| pair.entry.folio()) {
+            added.sort_unstable_by_key(|pair| pair.entry.folio());
+        }
+        let (first, last) = match added {
+            [] => return,
+            [first, .., last] => (first.entry.folio(), last.entry.folio()),
+            [one] => (one.entry.folio(), one.entry.folio()),
+        };
+        let place = old.partition_point(|pair| pair.entry.folio() < first);
+        match old.get(place) {
+            None => {}
+            // All of them go to one place.
+            Some(next) if last < next.entry.folio() => {
+                let count = added.len();
+                self.pairs[place..].rotate_right(count);
+            }
+            Some(_) => self.pairs.sort_unstable_by_key(|pair| pair.entry.folio()),
         }
     }
 
@@ -180,12 +217,28 @@ impl<H> Ledger<H> {
 
     /// Takes out the pairs of which `which` says so, to be settled.
     pub fn take(&mut self, mut which: impl FnMut(Folio) -> bool) -> Parked<H> {
-        self.take_pairs(|pair| which(pair.entry.folio()))
+        let pairs = self
+            .pairs
+            .extract_if(.., |pair| which(pair.entry.folio()))
+            .collect();
+        self.taken(pairs)
     }
 
-    /// Takes out all pairs that were recorded at `when` or before, by the platform's clock.
-    pub fn take_older(&mut self, when: Duration) -> Parked<H> {
-        self.take_pairs(|pair| pair.since <= when)
+    /// Takes out pairs of which `which` says so, up to `most` base pages in all, or one pair: the rest can
+    /// be settled after them.
+    pub fn take_some(
+        &mut self,
+        mut which: impl FnMut(Folio) -> bool,
+        most: NonZeroU64,
+    ) -> Parked<H> {
+        let mut taken = 0;
+        self.take(|folio| {
+            let base_pages = folio.base_pages();
+            let fits = taken == 0 || taken + base_pages <= most.get();
+            let wanted = fits && which(folio);
+            taken += if wanted { base_pages } else { 0 };
+            wanted
+        })
     }
 
     /// Takes out the pair of this folio with those beside it, up to `most` base pages in all: folios
@@ -195,7 +248,7 @@ impl<H> Ledger<H> {
             .pairs
             .binary_search_by_key(&folio, |pair| pair.entry.folio());
         let Ok(at) = found else {
-            return Parked { pairs: Vec::new() };
+            return Parked::default();
         };
         let continues = |left: &Pair<H>, right: &Pair<H>| {
             let left = left.entry.folio();
@@ -223,24 +276,59 @@ impl<H> Ledger<H> {
         self.taken(pairs)
     }
 
-    fn take_pairs(&mut self, mut which: impl FnMut(&Pair<H>) -> bool) -> Parked<H> {
-        let pairs = self.pairs.extract_if(.., |pair| which(pair)).collect();
-        self.taken(pairs)
+    fn taken(&mut self, pairs: Vec<Pair<H>>) -> Parked<H> {
+        let base_pages = base_pages(&pairs);
+        self.base_pages -= base_pages;
+        self.settling += base_pages;
+        if pairs.iter().any(|pair| Some(pair.since) == self.oldest) {
+            self.oldest = self.pairs.iter().map(|pair| pair.since).min();
+        }
+        Parked {
+            pairs,
+            taken: base_pages,
+        }
     }
 
-    fn taken(&mut self, pairs: Vec<Pair<H>>) -> Parked<H> {
-        let base_pages = pairs.iter().map(|pair| pair.entry.folio().base_pages());
-        self.base_pages -= base_pages.sum::<u64>();
-        Parked { pairs }
+    /// Ends the account of pairs that were taken out, after they have been settled: until then they
+    /// count against the limit. What is left of them, because a platform panicked, is put back.
+    pub fn close(&mut self, parked: Parked<H>) {
+        let Parked { pairs, taken } = parked;
+        self.settling = self.settling.saturating_sub(taken);
+        if pairs.is_empty() {
+            return;
+        }
+        self.base_pages += base_pages(&pairs);
+        let oldest = pairs.iter().map(|pair| pair.since).min();
+        self.oldest = self.oldest.into_iter().chain(oldest).min();
+        let new = self.pairs.len();
+        self.pairs.extend(pairs);
+        self.put_in_order(new);
     }
 }
 
+fn base_pages<H>(pairs: &[Pair<H>]) -> u64 {
+    let folios = pairs.iter().map(|pair| pair.entry.folio());
+    folios.map(Folio::base_pages).sum()
+}
+
 /// Pairs that have been taken out of their ledger to be [settled](crate::settle), in the order of
-/// their folios. They are locked, and stay so if this is dropped.
+/// their folios, and then given to [`Ledger::close`]. They are locked, and stay so if this is dropped.
 #[must_use = "the folios stay locked until they are settled"]
 #[derive(Debug)]
 pub struct Parked<H> {
     pub(crate) pairs: Vec<Pair<H>>,
+    /// Base pages of all that were taken out.
+    taken: u64,
+}
+
+impl<H> Default for Parked<H> {
+    /// None.
+    fn default() -> Self {
+        Self {
+            pairs: Vec::new(),
+            taken: 0,
+        }
+    }
 }
 
 impl<H> Parked<H> {
@@ -293,8 +381,21 @@ mod tests {
         ledger.withdraw(1);
         assert!(ledger.promise(1) && ledger.room() == 0);
         ledger.withdraw(2);
-        assert_eq!(ledger.take(|folio| folio.page() == 1).len(), 1);
-        assert_eq!((ledger.base_pages(), ledger.room()), (1, 3));
+        let one = ledger.take(|folio| folio.page() == 1);
+        assert_eq!(
+            (ledger.base_pages(), ledger.room()),
+            (1, 2),
+            "it is being settled"
+        );
+        ledger.close(one);
+        assert_eq!((ledger.base_pages(), ledger.room()), (2, 2), "and was not");
+        let mut one = ledger.take(|folio| folio.page() == 1);
+        one.pairs.clear();
+        ledger.close(one);
+        assert_eq!(
+            (ledger.base_pages(), ledger.room(), ledger.held()),
+            (1, 3, 1)
+        );
     }
 
     #[test]
@@ -313,7 +414,9 @@ mod tests {
         );
         let run = ledger.take_run(Folio::base(7).unwrap(), most(5));
         assert_eq!(pages(&run), [6, 7, 8, 9, 10], "after it first, then before");
-        assert_eq!(pages(&ledger.take_older(Duration::from_secs(1))), [5]);
+        assert_eq!(ledger.oldest(), Some(Duration::from_secs(1)));
+        assert_eq!(pages(&ledger.take_some(|_| true, most(1))), [5]);
+        assert_eq!(ledger.oldest(), Some(Duration::from_secs(2)));
         assert_eq!(pages(&ledger.take(|_| true)), [20]);
         assert!(ledger.is_empty() && ledger.base_pages() == 0 && ledger.oldest().is_none());
     }

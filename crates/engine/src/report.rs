@@ -62,6 +62,20 @@ pub struct Counts {
 }
 
 impl Counts {
+    pub(crate) const fn add(&mut self, more: &Self) {
+        self.batches += more.batches;
+        self.rounds += more.rounds;
+        self.holds += more.holds;
+        self.retries += more.retries;
+        self.putbacks += more.putbacks;
+        self.copied_by_copier += more.copied_by_copier;
+        self.copied_by_cpu += more.copied_by_cpu;
+        self.declined += more.declined;
+        self.copy_failures += more.copy_failures;
+        self.timed_out += more.timed_out;
+        self.unconfirmed += more.unconfirmed;
+    }
+
     pub(crate) fn count_answer(&mut self, answer: CopyAnswer) {
         match answer {
             CopyAnswer::Copied => self.copied_by_copier += 1,

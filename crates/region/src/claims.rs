@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::deferral::AnyPending;
 use crate::runs::RunSet;
 use crate::table::FolioTable;
 use crate::tier::TierId;
@@ -26,7 +27,6 @@ pub(crate) struct Full {
 }
 
 /// A request's right to its pages, and its room; given up when dropped.
-#[derive(Debug)]
 pub(crate) struct Claim<'c> {
     claims: &'c Claims,
     table: &'c FolioTable,
@@ -34,6 +34,8 @@ pub(crate) struct Claim<'c> {
     room_in: Option<TierId>,
     /// How many pages keep no room at the destination, if that is known.
     stays: Option<usize>,
+    /// Which may still come after the request, if some may.
+    waiting: Option<&'c dyn AnyPending>,
 }
 
 impl Claims {
@@ -59,6 +61,7 @@ impl Claims {
             number,
             room_in: None,
             stays: None,
+            waiting: None,
         })
     }
 
@@ -68,10 +71,10 @@ impl Claims {
     }
 }
 
-impl Claim<'_> {
+impl<'c> Claim<'c> {
     /// Takes room for the claimed pages in `to`, of which `capacity` pages is the limit. Those whose
     /// switch waits must have settled.
-    pub(crate) fn take_room(mut self, to: TierId, capacity: usize) -> Result<Self, Full> {
+    pub(crate) fn take_room(&mut self, to: TierId, capacity: usize) -> Result<(), Full> {
         let open = self.claims.lock();
         let mine = open.iter().find(|open| open.number == self.number);
         let asked = mine.map_or(0, |open| elsewhere(&open.pages, to, self.table));
@@ -80,7 +83,12 @@ impl Claim<'_> {
             .take_room(to, asked, capacity)
             .map_err(|used| Full { used, asked })?;
         self.room_in = Some(to);
-        Ok(self)
+        Ok(())
+    }
+
+    /// Pages of the request may still come when it has ended, or panicked.
+    pub(crate) fn may_wait(&mut self, pending: &'c dyn AnyPending) {
+        self.waiting = Some(pending);
     }
 
     /// Ends a request after which pages of other tiers may still come: `stays` of them will not.
@@ -97,10 +105,25 @@ impl Drop for Claim<'_> {
         };
         let pages = open.remove(at).pages;
         if let Some(to) = self.room_in {
-            let stays = self.stays;
-            let stayed = stays.unwrap_or_else(|| elsewhere(&pages, to, self.table));
+            let stayed = self.stays.unwrap_or_else(|| self.count_stays(&pages, to));
             self.table.free_room(to, stayed);
         }
+    }
+}
+
+impl Claim<'_> {
+    /// How many of the pages will not come any more.
+    fn count_stays(&self, pages: &RunSet, to: TierId) -> usize {
+        let Some(pending) = self.waiting else {
+            return elsewhere(pages, to, self.table);
+        };
+        let mut count = 0;
+        // Neither there nor waiting would be what is being settled.
+        pending.while_none_settles(&mut || {
+            let stays = |&page: &usize| self.table.tier(page) != to && !pending.is_parked(page);
+            count = pages.iter().flatten().filter(stays).count();
+        });
+        count
     }
 }
 
@@ -151,8 +174,9 @@ mod tests {
     fn a_claim_takes_no_room_by_itself() {
         let (claims, table) = (Claims::default(), table());
         let claim = claims.claim(pages(2..6), &table).unwrap();
-        let other = claims.claim(pages(6..10), &table).unwrap();
-        drop(other.take_room(TierId(1), 4).unwrap());
+        let mut other = claims.claim(pages(6..10), &table).unwrap();
+        other.take_room(TierId(1), 4).unwrap();
+        drop(other);
         drop(claim);
     }
 
@@ -160,8 +184,8 @@ mod tests {
     fn what_may_still_come_keeps_its_room() {
         let (claims, table) = (Claims::default(), table());
         let claim = |range, capacity| {
-            let claim = claims.claim(pages(range), &table).unwrap();
-            claim.take_room(TierId(1), capacity)
+            let mut claim = claims.claim(pages(range), &table).unwrap();
+            claim.take_room(TierId(1), capacity).map(|()| claim)
         };
         // Of four pages one stays for good, and three wait.
         claim(0..4, 4).unwrap().end(1);
@@ -173,17 +197,17 @@ mod tests {
     fn room_counts_those_on_their_way_once() {
         let (claims, table) = (Claims::default(), table());
         let claim = |range, to| {
-            let claim = claims.claim(pages(range), &table).unwrap();
-            claim.take_room(TierId(to), 6)
+            let mut claim = claims.claim(pages(range), &table).unwrap();
+            claim.take_room(TierId(to), 6).map(|()| claim)
         };
         let first = claim(0..4, 1).unwrap();
         let full = |used| Full { used, asked: 4 };
-        assert_eq!(claim(4..8, 1).unwrap_err(), full(4));
+        assert_eq!(claim(4..8, 1).err(), Some(full(4)));
         let mut tally = Tally::new(&table);
         tally.moved(0, TierId(0), TierId(1));
         tally.moved(1, TierId(0), TierId(1));
         drop(tally);
-        assert_eq!(claim(4..8, 1).unwrap_err(), full(4));
+        assert_eq!(claim(4..8, 1).err(), Some(full(4)));
         drop(claim(4..6, 1).unwrap());
         drop(first);
         drop(claim(4..8, 1).unwrap());

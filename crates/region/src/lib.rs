@@ -97,6 +97,9 @@ const BASE_PAGE: usize = 4096;
 /// What one page table of base pages maps, which is also the size of a huge page.
 const TABLE_BYTES: usize = 2 << 20;
 
+/// Address space that is left to the rest of the program where it is limited.
+const SPARE_BYTES: usize = 1 << 20;
+
 /// The number of a folio in its region, counted in folios.
 fn index_of(folio: Folio) -> usize {
     // A folio of this region was made from such a number.

@@ -349,10 +349,16 @@ impl Region {
             .collect();
         let capacity = self.capacity[to.index()];
         let claim = self.claims.claim(pages.clone(), table);
-        let claim = claim.map_err(|page| RegionError::Overlap { page })?;
+        let mut claim = claim.map_err(|page| RegionError::Overlap { page })?;
         // Before room is counted: what waits has room somewhere.
         self.settle_pages(&pages, Cause::Request);
-        let claim = claim.take_room(to, capacity).map_err(|full| {
+        let mut room = claim.take_room(to, capacity);
+        if room.is_err() && self.pending().is_some() {
+            // What waits to leave the tier has room there still.
+            self.settle_pages(&RunSet::all(self.pages()), Cause::Request);
+            room = claim.take_room(to, capacity);
+        }
+        room.map_err(|full| {
             let claims::Full { used, asked } = full;
             let tier = self.tiers[to.index()].name.clone();
             RegionError::Full {
@@ -363,12 +369,18 @@ impl Region {
             }
         })?;
 
-        let request = Request {
+        let mut request = Request {
             mode: options.mode,
             limit: limit(options),
             reason: options.reason,
             ..Request::new(folios, to)
         };
+        if let Some(pending) = self.pending().filter(|_| options.deferred) {
+            claim.may_wait(pending);
+            // A batch that is larger than what may wait would not wait.
+            let limit = &mut request.limit.base_pages;
+            *limit = pending.limit().min(*limit);
+        }
         let (beside, in_use);
         let copier: &dyn Copier<CopyJob> = match &options.copier {
             Some(copier) => {

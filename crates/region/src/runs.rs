@@ -12,6 +12,13 @@ pub(crate) struct RunSet {
 }
 
 impl RunSet {
+    /// The numbers below `end`.
+    pub(crate) fn all(end: usize) -> Self {
+        let mut set = Self::default();
+        set.insert(0..end);
+        set
+    }
+
     /// How many numbers are in the set.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proptest::prelude::*;
 use transhume_engine::{
-    CopyAnswer, Folio, Ledger, Outcome, Report, Request, Settlement, Step, Why, defer, settle,
+    CopyAnswer, Folio, Ledger, Outcome, Parked, Report, Request, Settlement, Step, Why, defer,
+    settle,
 };
 
 use crate::machine::{
@@ -30,10 +31,21 @@ fn defer_all(machine: &mut Machine, ledger: &mut Ledger<Held>) -> Report<Tier> {
     report
 }
 
+fn settle_these(
+    machine: &mut Machine,
+    ledger: &mut Ledger<Held>,
+    mut parked: Parked<Held>,
+) -> Settlement {
+    let settlement = settle(machine, &mut parked, ledger.at_once());
+    assert!(parked.is_empty());
+    ledger.note(&settlement);
+    ledger.close(parked);
+    settlement
+}
+
 fn settle_all(machine: &mut Machine, ledger: &mut Ledger<Held>) -> Settlement {
-    let mut all = ledger.take(|_| true);
-    let settlement = settle(machine, &mut all, ledger.at_once());
-    assert!(all.is_empty());
+    let all = ledger.take(|_| true);
+    let settlement = settle_these(machine, ledger, all);
     machine.let_programs_run(100);
     machine.check();
     settlement
@@ -58,6 +70,7 @@ fn many_folios_are_switched_by_one_shootdown() {
         assert_eq!((outcome, machine.tier_of(folio)), (Outcome::Moved, FAR));
     }
     assert!(ledger.take_stayed().is_empty());
+    assert_eq!(ledger.room(), 4096);
 }
 
 #[test]
@@ -143,8 +156,7 @@ fn what_cannot_be_switched_stays_and_is_remembered() {
             let mut ledger = ledger(64);
             defer_all(&mut machine, &mut ledger);
             machine.set_troubles(&[fails(call, base(1), Why::System, 1)]);
-            let settlement = settle_all(&mut machine, &mut ledger);
-            ledger.note(&settlement);
+            settle_all(&mut machine, &mut ledger);
             let stayed = ledger.take_stayed();
             assert_eq!(stayed.len(), 1);
             assert_eq!((stayed[0].0, stayed[0].1.why), (base(1), Why::System));
@@ -182,9 +194,13 @@ fn a_platform_that_panics_leaves_the_rest_in_hand() {
             settle(&mut machine, &mut all, ledger.at_once())
         }));
         assert_eq!(settled.is_err(), !early);
-        settle(&mut machine, &mut all, ledger.at_once());
-        assert!(all.is_empty());
+        assert_eq!(all.is_empty(), early);
+        // Those that were not reached wait as before.
+        ledger.close(all);
+        assert_eq!(ledger.room() + ledger.base_pages(), 64);
         machine.check();
+        settle_all(&mut machine, &mut ledger);
+        assert_eq!(machine.parked(), 0);
     }
 }
 
@@ -266,9 +282,8 @@ proptest! {
                 Event::Defer(from, count, to) => {
                     let wanted: Vec<Folio> = (from..FOLIOS.min(from + count)).map(base).collect();
                     // A folio that is to migrate again settles first.
-                    let mut again = ledger.take(|folio| wanted.contains(&folio));
-                    let settled = settle(&mut machine, &mut again, ledger.at_once());
-                    ledger.note(&settled);
+                    let again = ledger.take(|folio| wanted.contains(&folio));
+                    settle_these(&mut machine, &mut ledger, again);
                     let mut request = Request::new(wanted, to);
                     request.limit.base_pages = pages(8);
                     let report = defer(&mut machine, &copier, request, &mut ledger);
@@ -285,19 +300,19 @@ proptest! {
                     }
                 }
                 Event::Store(page) => {
-                    let mut run = ledger.take_run(base(page), ledger.at_once());
-                    let settled = settle(&mut machine, &mut run, ledger.at_once());
-                    ledger.note(&settled);
+                    let run = ledger.take_run(base(page), ledger.at_once());
+                    settle_these(&mut machine, &mut ledger, run);
                     machine.store_to(base(page));
                 }
                 Event::ForeignShootdown => machine.foreign_shootdown(),
                 Event::SettleSome(page) => {
-                    let mut some = ledger.take(|folio| folio.page() < page);
-                    settle(&mut machine, &mut some, ledger.at_once());
+                    let most = ledger.at_once();
+                    let some = ledger.take_some(|folio| folio.page() < page, most);
+                    settle_these(&mut machine, &mut ledger, some);
                 }
                 Event::SettleAll => {
-                    let mut all = ledger.take(|_| true);
-                    settle(&mut machine, &mut all, ledger.at_once());
+                    let all = ledger.take(|_| true);
+                    settle_these(&mut machine, &mut ledger, all);
                 }
                 Event::Run => machine.let_programs_run(10),
             }
@@ -305,9 +320,10 @@ proptest! {
             prop_assert!(machine.most_beside <= limit.max(8));
             prop_assert_eq!(ledger.room() + ledger.base_pages(), limit);
         }
-        let mut all = ledger.take(|_| true);
-        settle(&mut machine, &mut all, ledger.at_once());
+        let all = ledger.take(|_| true);
+        settle_these(&mut machine, &mut ledger, all);
         machine.check();
         prop_assert_eq!(machine.parked(), 0);
+        prop_assert_eq!(ledger.held(), 0);
     }
 }

@@ -93,7 +93,7 @@ impl Anonymous {
         unsafe { uffd.register(memory.range(), mode) }?;
         let pending = deferral.map(|deferral| {
             let at_once = deferral.at_once_bytes.min(TABLE);
-            Pending::new(&deferral.at_once_bytes(at_once), page_size, pages)
+            Pending::new(&deferral.at_once_bytes(at_once), pages)
         });
 
         let mut distinct = nodes.clone();

@@ -38,6 +38,7 @@ use crate::index_of;
 use crate::keeper::Keeper;
 use crate::layout::Layout;
 use crate::options::Neighbours;
+use crate::runs::RunSet;
 use crate::table::{FolioTable, Tally, Unlocked};
 use crate::tier::TierId;
 
@@ -81,6 +82,8 @@ pub(crate) struct Session<'r> {
     pub(super) granted: usize,
     /// Slots that this batch has taken and not reserved yet.
     pub(super) ready: Vec<Ready>,
+    /// Folios from which stores are held off before their turn.
+    pub(super) held_ahead: RunSet,
     /// Whether its folios trade places, and the frame of each is its partner's staging slot.
     pub(super) exchanges: bool,
     /// Whether its folios become pairs, or are pairs.
@@ -174,6 +177,7 @@ impl<'r> Session<'r> {
             sources: Vec::new(),
             granted: batch,
             ready: Vec::new(),
+            held_ahead: RunSet::default(),
             exchanges: false,
             defers: false,
             locks_are_known: false,
@@ -571,6 +575,9 @@ impl Platform for Session<'_> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
+        if let Some(stores) = self.memory.stores() {
+            stores.let_ahead_go(self.table, &self.held_ahead);
+        }
         self.close_spans();
         self.memory.sessions.fetch_sub(1, Ordering::SeqCst);
         self.drop_ready();

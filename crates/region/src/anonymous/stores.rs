@@ -130,7 +130,8 @@ impl Defers for Session<'_> {
             return refuse_all(entries);
         };
         let wait_out = |_| self.memory.seclusion.wait_out();
-        stores.hold(self.table, entries, ahead, |_| Ok(()), wait_out);
+        let held_ahead = &mut self.held_ahead;
+        stores.hold(self.table, entries, ahead, held_ahead, |_| Ok(()), wait_out);
     }
 
     fn park(&mut self, entries: &mut [Entry<Held>]) {

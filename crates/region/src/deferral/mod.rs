@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub(crate) use self::bits::Bits;
 pub(crate) use self::pending::{AnyPending, Cause, Desk, Pending};
-pub(crate) use self::settler::{Settle, Settler, Wants};
+pub(crate) use self::settler::{Left, Settle, Settler, Wants};
 pub(crate) use self::stores::{Marks, Stores, Waits, refuse_all};
 
 /// How much may wait, and for how long.

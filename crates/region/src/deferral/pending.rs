@@ -1,8 +1,8 @@
 //! The pairs of a region, and who settles them.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,20 @@ use transhume_engine::{
     settle,
 };
 
+use transhume_sys::limits;
 use transhume_sys::signals::HeldOff;
 
 use super::pressure::Pressure;
 use super::{Bits, Deferral, DeferralUsage, Wants};
-use crate::tier::PageSize;
+use crate::{BASE_PAGE, SPARE_BYTES};
+
+fn base_pages(bytes: usize) -> u64 {
+    u64::try_from(bytes / BASE_PAGE).unwrap_or(u64::MAX)
+}
+
+fn bytes(base_pages: u64) -> usize {
+    usize::try_from(base_pages).map_or(usize::MAX, |pages| pages.saturating_mul(BASE_PAGE))
+}
 
 /// What made it necessary to settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +55,6 @@ pub(crate) struct Pending<H> {
     /// The clock of all sessions: pairs outlive them.
     pub(crate) epoch: Instant,
     at_once: NonZeroU64,
-    page: usize,
     ledger: Mutex<Ledger<H>>,
     /// Held while pairs are being settled, so that who wants a page that another settles waits for it.
     settling: Mutex<()>,
@@ -54,7 +62,7 @@ pub(crate) struct Pending<H> {
     usage: Mutex<DeferralUsage>,
     /// Folios on which a store waits for an answer that the kernel would not take yet.
     pub(super) stores: Mutex<Vec<usize>>,
-    most_pages: AtomicUsize,
+    most_held: AtomicU64,
 }
 
 /// A lock, with the handlers of signals held off: one that stored to a page that waits would wait for
@@ -88,13 +96,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> Locked<'_, T> {
 
 impl<H> Pending<H> {
     /// For a region of `pages` pages.
-    pub(crate) fn new(deferral: &Deferral, page_size: PageSize, pages: usize) -> Self {
-        let base_pages = |bytes: usize| {
-            let base = u64::try_from(bytes / crate::BASE_PAGE).unwrap_or(u64::MAX);
-            NonZeroU64::new(base).unwrap_or(NonZeroU64::MIN)
+    pub(crate) fn new(deferral: &Deferral, pages: usize) -> Self {
+        let at_least_one = |bytes: NonZeroUsize| {
+            NonZeroU64::new(base_pages(bytes.get())).unwrap_or(NonZeroU64::MIN)
         };
-        let limit = base_pages(deferral.limit_bytes.get());
-        let at_once = base_pages(deferral.at_once_bytes.get()).min(limit);
+        let limit = at_least_one(deferral.limit_bytes);
+        let at_once = at_least_one(deferral.at_once_bytes).min(limit);
         Self {
             held: Bits::new(pages),
             parked: Bits::new(pages),
@@ -104,13 +111,12 @@ impl<H> Pending<H> {
             max_age: deferral.max_age,
             epoch: Instant::now(),
             at_once,
-            page: page_size.bytes(),
             ledger: Mutex::new(Ledger::new(limit, at_once)),
             settling: Mutex::new(()),
             pressure: Mutex::new(Pressure::new(deferral.keep_free_bytes)),
             usage: Mutex::default(),
             stores: Mutex::default(),
-            most_pages: AtomicUsize::new(0),
+            most_held: AtomicU64::new(0),
         }
     }
 
@@ -140,21 +146,51 @@ impl<H> Pending<H> {
         self.held.bytes() + self.parked.bytes() + self.gone.bytes() + lock(&self.ledger).bytes()
     }
 
-    /// Settles what `which` takes out of the ledger, by the platform that `open` makes; not before
-    /// others that are being settled have been.
+    /// How many base pages are settled at a time: as many as by one shootdown, and where address space
+    /// is limited no more than it has room for.
+    pub(crate) fn at_once(&self) -> NonZeroU64 {
+        let room = limits::address_space_left().map(|room| room.saturating_sub(SPARE_BYTES));
+        let most = room.and_then(|room| NonZeroU64::new(base_pages(room)));
+        most.map_or(self.at_once, |most| most.min(self.at_once))
+    }
+
+    /// Settles what `which` takes out of the ledger, again and again until it finds nothing, by the
+    /// platforms that `open` makes. Each time others that are being settled have been before, and have
+    /// their turn after.
     pub(crate) fn settle<P: Defers<Held = H>>(
+        &self,
+        cause: Cause,
+        mut which: impl FnMut(&mut Ledger<H>) -> Parked<H>,
+        open: impl Fn() -> P,
+    ) -> Settlement {
+        let mut all = Settlement::default();
+        while let Some(some) = self.settle_once(cause, &mut which, &open) {
+            all.add(some);
+        }
+        all
+    }
+
+    /// The same, once; `None` if nothing was found.
+    pub(crate) fn settle_once<P: Defers<Held = H>>(
         &self,
         cause: Cause,
         which: impl FnOnce(&mut Ledger<H>) -> Parked<H>,
         open: impl FnOnce() -> P,
-    ) -> Settlement {
+    ) -> Option<Settlement> {
         let _settling = lock(&self.settling);
-        let mut parked = which(&mut lock(&self.ledger));
-        if parked.is_empty() {
-            return Settlement::default();
+        let mut taken = self.take_out(which);
+        if taken.parked.is_empty() {
+            return None;
         }
         let mut platform = open();
-        self.settle_parked(cause, &mut platform, &mut parked)
+        Some(self.settle_parked(cause, &mut platform, &mut taken.parked))
+    }
+
+    fn take_out(&self, which: impl FnOnce(&mut Ledger<H>) -> Parked<H>) -> TakenOut<'_, H> {
+        TakenOut {
+            parked: which(&mut lock(&self.ledger)),
+            ledger: &self.ledger,
+        }
     }
 
     fn settle_parked<P: Defers<Held = H>>(
@@ -164,14 +200,14 @@ impl<H> Pending<H> {
         parked: &mut Parked<H>,
     ) -> Settlement {
         let pages = parked.len();
-        let settlement = settle(platform, parked, self.at_once);
-        let before = {
+        let settlement = settle(platform, parked, self.at_once());
+        let stayed = {
             let mut ledger = lock(&self.ledger);
             ledger.note(&settlement);
             ledger.stayed()
         };
         let mut usage = lock(&self.usage);
-        usage.stayed = before;
+        usage.stayed = stayed;
         let settled = &mut usage.settled;
         *match cause {
             Cause::Asked => &mut settled.asked,
@@ -189,11 +225,31 @@ impl<H> Pending<H> {
     }
 
     fn settle_all<P: Defers<Held = H>>(&self, cause: Cause, platform: &mut P) {
-        let _settling = lock(&self.settling);
-        let mut all = lock(&self.ledger).take(|_| true);
-        if !all.is_empty() {
-            self.settle_parked(cause, platform, &mut all);
+        loop {
+            let _settling = lock(&self.settling);
+            let mut some = self.take_out(|ledger| ledger.take_some(|_| true, self.at_once()));
+            if some.parked.is_empty() {
+                return;
+            }
+            self.settle_parked(cause, platform, &mut some.parked);
         }
+    }
+
+    fn note_held(&self, ledger: &Ledger<H>) {
+        self.most_held.fetch_max(ledger.held(), Ordering::Relaxed);
+    }
+}
+
+/// Pairs that have been taken out of the ledger. Those that are not settled, because something
+/// panicked, go back to it.
+struct TakenOut<'p, H> {
+    parked: Parked<H>,
+    ledger: &'p Mutex<Ledger<H>>,
+}
+
+impl<H> Drop for TakenOut<'_, H> {
+    fn drop(&mut self) {
+        lock(self.ledger).close(std::mem::take(&mut self.parked));
     }
 }
 
@@ -205,16 +261,23 @@ pub(crate) trait AnyPending {
     fn take_stayed(&self) -> Vec<(Folio, Failure)>;
     /// Whether a folio waits in the ledger.
     fn is_parked(&self, folio: usize) -> bool;
+    /// The most base pages that may wait.
+    fn limit(&self) -> NonZeroU64;
+    /// Does something while nothing is being settled.
+    fn while_none_settles(&self, work: &mut dyn FnMut());
 }
 
 impl<H> AnyPending for Pending<H> {
     fn usage(&self) -> DeferralUsage {
         let paused = self.is_pressed();
-        let pages = lock(&self.ledger).len();
+        let (pages, held) = {
+            let ledger = lock(&self.ledger);
+            (ledger.len(), ledger.held())
+        };
         DeferralUsage {
             pages,
-            bytes: pages * self.page,
-            most_bytes: self.most_pages.load(Ordering::Relaxed) * self.page,
+            bytes: bytes(held),
+            most_bytes: bytes(self.most_held.load(Ordering::Relaxed)),
             paused,
             ..*lock(&self.usage)
         }
@@ -226,6 +289,15 @@ impl<H> AnyPending for Pending<H> {
 
     fn is_parked(&self, folio: usize) -> bool {
         self.parked.is_set(folio)
+    }
+
+    fn limit(&self) -> NonZeroU64 {
+        lock(&self.ledger).limit()
+    }
+
+    fn while_none_settles(&self, work: &mut dyn FnMut()) {
+        let _settling = lock(&self.settling);
+        work();
     }
 }
 
@@ -239,11 +311,17 @@ impl<H, P: Defers<Held = H>> Waiting<P> for Desk<'_, H> {
             self.0.settle_all(Cause::Pressure, platform);
             return false;
         }
-        if lock(&self.0.ledger).promise(base_pages) {
+        let promise = || {
+            let mut ledger = lock(&self.0.ledger);
+            let promised = ledger.promise(base_pages);
+            self.0.note_held(&ledger);
+            promised
+        };
+        if promise() {
             return true;
         }
         self.0.settle_all(Cause::Limit, platform);
-        lock(&self.0.ledger).promise(base_pages)
+        promise()
     }
 
     fn room(&self) -> u64 {
@@ -258,7 +336,6 @@ impl<H, P: Defers<Held = H>> Waiting<P> for Desk<'_, H> {
     ) {
         let mut ledger = lock(&self.0.ledger);
         ledger.add(entries, recorded, since);
-        self.0.most_pages.fetch_max(ledger.len(), Ordering::Relaxed);
         drop(ledger);
         self.0.wants.look();
     }

@@ -3,6 +3,7 @@
 //! It is not the [keeper](crate::keeper), which must go on reading events while pages are cut off.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,8 +25,18 @@ pub(crate) trait Settle: Send + Sync + 'static {
     fn max_age(&self) -> Duration;
     /// Settles this folio's pair, with those beside it: somebody waits to store there.
     fn settle_for_store(&self, keeper: &Keeper, folio: usize);
-    /// Settles what is due; says whether pairs are left.
-    fn settle_due(&self, keeper: &Keeper) -> bool;
+    /// Settles some of what is due; says what is left.
+    fn settle_due(&self, keeper: &Keeper) -> Left;
+}
+
+/// What is left to settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    /// Pairs that can go on waiting.
+    Waiting,
+    /// Some that are due.
+    Due,
 }
 
 /// What the thread is asked for.
@@ -107,13 +118,13 @@ impl<S: Settle> Drop for Settler<S> {
 fn serve<S: Settle>(region: &S, keeper: &Keeper) {
     let Some(wants) = region.wants() else { return };
     let rest = (region.max_age() / LOOKS_AN_AGE).clamp(SHORTEST_REST, LONGEST_REST);
-    let mut waits = false;
+    let mut left = Left::Nothing;
     loop {
         let stores = {
             let mut state = wants.lock();
             let idle = |state: &State| state.stores.is_empty() && !state.look && !state.stop;
-            while idle(&state) {
-                if waits {
+            while idle(&state) && left != Left::Due {
+                if left == Left::Waiting {
                     let (next, rested) = wants
                         .changed
                         .wait_timeout(state, rest)
@@ -133,9 +144,12 @@ fn serve<S: Settle>(region: &S, keeper: &Keeper) {
             state.look = false;
             std::mem::take(&mut state.stores)
         };
+        // An owner of pages can panic, which has been printed; the others' stores wait for this thread.
         for folio in stores {
-            region.settle_for_store(keeper, folio);
+            let settle = || region.settle_for_store(keeper, folio);
+            let _ = catch_unwind(AssertUnwindSafe(settle));
         }
-        waits = region.settle_due(keeper);
+        let due = catch_unwind(AssertUnwindSafe(|| region.settle_due(keeper)));
+        left = due.unwrap_or(Left::Waiting);
     }
 }

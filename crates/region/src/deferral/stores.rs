@@ -25,7 +25,7 @@ use super::pending::lock;
 use crate::failure::{failed, wake, why};
 use crate::index_of;
 use crate::runs::RunSet;
-use crate::table::{FaultSeen, FolioTable};
+use crate::table::{FaultSeen, FolioTable, Unlocked};
 use crate::tier::TierId;
 
 /// While a mapping is being moved elsewhere in the address space the kernel asks for another try.
@@ -167,6 +167,25 @@ impl<H> Stores<'_, H> {
         drop(lock(&self.pending.filling));
     }
 
+    /// At the end of a request: lets stores go to what it held them off from and has not parked. A store
+    /// there would wait for whoever locks the folio next, who may wait for the one that stores
+    /// (\[batch-deadlock\]).
+    pub(crate) fn let_ahead_go(&self, table: &FolioTable, held_ahead: &RunSet) {
+        for folio in held_ahead.iter().flatten() {
+            let is_held = self.pending.held.is_set(folio) && !self.pending.parked.is_set(folio);
+            // Whoever has it locked lets stores go when he puts it back, or maps it anew.
+            if !is_held || table.try_lock_for_fault(folio).is_err() {
+                continue;
+            }
+            if self.pending.held.is_set(folio) {
+                self.let_go(&(folio..folio + 1));
+            }
+            if table.unlock(folio) == Unlocked::FaultWaits {
+                wake(self.uffd, self.bytes(&(folio..folio + 1)));
+            }
+        }
+    }
+
     /// Holds stores off a run of folios.
     fn hold_run(&self, folios: &Range<usize>) -> Result<(), CallError> {
         folios
@@ -190,7 +209,8 @@ impl<H> Stores<'_, H> {
 
 impl<H: Waits> Stores<'_, H> {
     /// Holds stores off the folios of a batch, and off those of `ahead` that continue its last run: a
-    /// run is one call and one shootdown however long it is.
+    /// run is one call and one shootdown however long it is. The latter are added to `held_ahead`, for
+    /// [`let_ahead_go`](Self::let_ahead_go).
     ///
     /// `prepare` is called before for the addresses of each run. `wait_out` returns when accesses
     /// through other processes' eyes that began before have ended; it is called once, if anything was
@@ -200,6 +220,7 @@ impl<H: Waits> Stores<'_, H> {
         table: &FolioTable,
         entries: &mut [Entry<H>],
         ahead: &[Folio],
+        held_ahead: &mut RunSet,
         prepare: impl Fn(Range<usize>) -> Result<(), CallError>,
         wait_out: impl FnOnce(Range<usize>) -> Result<(), CallError>,
     ) {
@@ -224,6 +245,7 @@ impl<H: Waits> Stores<'_, H> {
             next = Some((index + 1, to));
             if table.tier(index) != to && !held.is_set(index) {
                 wanted.insert(index..index + 1);
+                held_ahead.insert(index..index + 1);
             }
         }
         for run in wanted.iter() {

@@ -86,7 +86,7 @@ impl Mapped {
         unsafe { map::map_file_fixed(memory.range(), &tiers[0], 0) }?;
         advise::advise(memory.range(), Advice::DontFork)?;
         advise::populate_write(memory.range())?;
-        let at_once = deferral.map_or(0, |deferral| deferral.at_once_bytes.get());
+        let at_once = deferral.map_or(0, |deferral| deferral.at_once_bytes.get().min(pages * page));
         let blind = Blind::create(&uffd, page, at_once)?;
         let slot = |index| AtomicU32::new(u32::try_from(index).unwrap_or(u32::MAX));
         Ok(Self {
@@ -99,7 +99,7 @@ impl Mapped {
             seams: Mutex::new(Seams::new(pages)),
             allowed: budget::allowed(),
             sessions: AtomicUsize::new(0),
-            pending: deferral.map(|deferral| Pending::new(deferral, page_size, pages)),
+            pending: deferral.map(|deferral| Pending::new(deferral, pages)),
         })
     }
 

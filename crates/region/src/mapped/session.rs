@@ -20,14 +20,12 @@ use super::tier::FileTier;
 use crate::deferral::Marks;
 use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, wake, why};
 use crate::gate;
-use crate::index_of;
 use crate::keeper::Keeper;
 use crate::layout::Layout;
+use crate::runs::RunSet;
 use crate::table::{FolioTable, Tally, Unlocked};
 use crate::tier::TierId;
-
-/// Address space that is left to the rest of the program where it is limited.
-const SPARE_BYTES: usize = 1 << 20;
+use crate::{SPARE_BYTES, index_of};
 
 /// One request's view of a mapped region.
 #[derive(Debug)]
@@ -49,6 +47,8 @@ pub(crate) struct Session<'r> {
     ready: Vec<Ready>,
     /// For the mappings that this batch can add.
     pub(super) charge: Charge,
+    /// Folios from which stores are held off before their turn.
+    pub(super) held_ahead: RunSet,
     granted: usize,
     /// Whether its folios trade places, and the frame of each is its partner's slot.
     pub(super) exchanges: bool,
@@ -128,6 +128,7 @@ impl<'r> Session<'r> {
             no_handlers: None,
             ready: Vec::new(),
             charge: Charge::default(),
+            held_ahead: RunSet::default(),
             granted: batch,
             exchanges: false,
         }
@@ -405,7 +406,8 @@ impl Platform for Session<'_> {
         let target = self.tier(held.to).alias_of(slot..slot + 1);
         // SAFETY: both are slots of our own alias mappings, in different files or different slots
         // of one, which stay reserved for this folio until the engine releases it, after it has
-        // dropped the job. The folio is cut off, so nobody stores to its source.
+        // dropped the job. The folio is cut off, or stores to it are held off, so nobody stores to its
+        // source.
         unsafe {
             CopyJob::new(
                 std::ptr::with_exposed_provenance(source.start),
@@ -532,6 +534,9 @@ impl Platform for Session<'_> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
+        if let Some(stores) = self.memory.stores() {
+            stores.let_ahead_go(self.table, &self.held_ahead);
+        }
         self.drop_ready();
         let mut short = false;
         for tier in &self.memory.tiers {

@@ -72,7 +72,8 @@ impl Defers for Session<'_> {
         // A debugger's store that began before holds the lock of the address space until it is done.
         let wait_out = |bytes| advise::advise(bytes, Advice::DontFork);
         let prepare = |bytes| memory.register_for_stores(bytes);
-        stores.hold(self.table, entries, ahead, prepare, wait_out);
+        let held_ahead = &mut self.held_ahead;
+        stores.hold(self.table, entries, ahead, held_ahead, prepare, wait_out);
     }
 
     fn park(&mut self, entries: &mut [Entry<Held>]) {
@@ -85,6 +86,8 @@ impl Defers for Session<'_> {
         if let Some(stores) = self.memory.stores() {
             stores.take_up(entries);
         }
+        // Those of the batch before are counted as they are.
+        self.charge.set(0);
         for run in entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
             a.index + 1 == b.index && a.to == b.to && a.frame.map(|slot| slot + 1) == b.frame

@@ -10,7 +10,7 @@ use crate::deferral::Cause;
 use crate::error::RegionError;
 use crate::options::{AnySwapper, Options, Pages};
 use crate::runs::RunSet;
-use crate::{anonymous, folio_at, mapped};
+use crate::{anonymous, folio_at, mapped, owner};
 
 impl Region {
     /// Lets the pages of `a` trade places with those of `b`, the first with the first and so on, in
@@ -46,7 +46,8 @@ impl Region {
     ///
     /// Only for requests that are wrong as a whole, and then nothing has been moved:
     /// [`RegionError::UnequalLists`], [`RegionError::Overlap`], [`RegionError::OutsideRegion`],
-    /// [`RegionError::NoPages`], [`RegionError::Forked`], [`RegionError::TooManyMappings`];
+    /// [`RegionError::NoPages`], [`RegionError::Forked`], [`RegionError::InsideOwner`],
+    /// [`RegionError::TooManyMappings`];
     /// [`RegionError::ExchangeUndeclared`] without [`Pins::Declared`](crate::Pins::Declared), and
     /// [`RegionError::NoExchange`] where the kernel moves the pages.
     pub fn exchange(
@@ -56,6 +57,7 @@ impl Region {
         options: &Options,
     ) -> Result<ExchangeReport, RegionError> {
         self.check_process()?;
+        owner::check_outside()?;
         match &self.backing {
             Backing::MovePages(_) => return Err(RegionError::NoExchange(self.mechanism)),
             Backing::Anonymous(Kept { core, .. }) if !core.memory.reuses_frames() => {

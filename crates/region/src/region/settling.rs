@@ -6,7 +6,7 @@ use transhume_engine::{Deferral as Defers, Failure, Folio, Ledger, Parked, Settl
 
 use super::{Backing, Core, Kept, Region};
 use crate::anonymous::{self, Anonymous};
-use crate::deferral::{AnyPending, Cause, DeferralUsage, Pending, Settle, Wants};
+use crate::deferral::{AnyPending, Cause, DeferralUsage, Left, Pending, Settle, Wants};
 use crate::error::RegionError;
 use crate::keeper::Keeper;
 use crate::mapped::{self, Mapped};
@@ -14,7 +14,7 @@ use crate::options::Pages;
 use crate::runs::RunSet;
 use crate::table::FolioTable;
 use crate::tier::PageSize;
-use crate::{folio_at, index_of};
+use crate::{folio_at, index_of, owner};
 
 /// How long the region's thread waits for a pair that is just being recorded.
 const NAP: Duration = Duration::from_micros(20);
@@ -78,7 +78,7 @@ impl<M: Defer> Core<M> {
         &self,
         keeper: &Keeper,
         cause: Cause,
-        which: impl FnOnce(&mut Ledger<M::Held>) -> Parked<M::Held>,
+        which: impl FnMut(&mut Ledger<M::Held>) -> Parked<M::Held>,
     ) -> Settlement {
         let Some(pending) = self.memory.pending() else {
             return Settlement::default();
@@ -88,8 +88,11 @@ impl<M: Defer> Core<M> {
 
     /// Settles those of these pages that wait.
     fn settle_pages(&self, keeper: &Keeper, pages: &RunSet, cause: Cause) -> Settlement {
+        let Some(at_once) = self.memory.pending().map(Pending::at_once) else {
+            return Settlement::default();
+        };
         self.settle(keeper, cause, |ledger| {
-            ledger.take(|folio| pages.contains(index_of(folio)))
+            ledger.take_some(|folio| pages.contains(index_of(folio)), at_once)
         })
     }
 }
@@ -122,22 +125,26 @@ impl<M: Defer> Settle for Core<M> {
         }
     }
 
-    fn settle_due(&self, keeper: &Keeper) -> bool {
-        let Some(pending) = self.memory.pending() else {
-            return false;
+    fn settle_due(&self, keeper: &Keeper) -> Left {
+        let Some(pending) = self.memory.pending().filter(|pending| !pending.is_empty()) else {
+            return Left::Nothing;
         };
-        if pending.is_empty() {
-            return false;
-        }
         let cause = if pending.is_pressed() {
             Some(Cause::Pressure)
         } else {
             pending.is_due().then_some(Cause::Age)
         };
-        if let Some(cause) = cause {
-            self.settle(keeper, cause, |ledger| ledger.take(|_| true));
+        let Some(cause) = cause else {
+            return Left::Waiting;
+        };
+        // Stores that wait have their turn between.
+        let some = |ledger: &mut Ledger<_>| ledger.take_some(|_| true, pending.at_once());
+        pending.settle_once(cause, some, || self.memory.settling(&self.table, keeper));
+        if pending.is_empty() {
+            Left::Nothing
+        } else {
+            Left::Due
         }
-        !pending.is_empty()
     }
 }
 
@@ -149,9 +156,10 @@ impl Region {
     /// # Errors
     ///
     /// [`RegionError::NoDeferral`], [`RegionError::OutsideRegion`], [`RegionError::NoPages`],
-    /// [`RegionError::Forked`].
+    /// [`RegionError::Forked`], [`RegionError::InsideOwner`].
     pub fn settle(&self, pages: impl Into<Pages>) -> Result<Settlement, RegionError> {
         self.check_process()?;
+        owner::check_outside()?;
         let pages = pages.into().resolve(self.pages())?;
         if self.pending().is_none() {
             return Err(RegionError::NoDeferral);

@@ -1,6 +1,7 @@
 //! Deferred switches: pages are copied while threads read them, and many are switched at once.
 
 pub(crate) mod anonymous;
+pub(crate) mod troubles;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};

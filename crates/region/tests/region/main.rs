@@ -58,6 +58,7 @@ fn main() {
         scattered::CASES,
         deferral::CASES,
         deferral::anonymous::CASES,
+        deferral::troubles::CASES,
         move_pages::CASES,
         owners::CASES,
         exchange::CASES,
