@@ -32,7 +32,7 @@
 //! # What does not work yet
 //!
 //! - `ptrace` and `/proc/PID/mem` cannot wait: they fail with `EIO` on a page that is cut off just
-//!   then, and can be repeated.
+//!   then, and can be repeated; their stores to a page whose switch waits fail until it has settled.
 //! - A futex in a mapped region must be a private one: process-shared mutexes, semaphores and
 //!   condition variables lose wake-ups when their page moves.
 //! - A robust mutex whose owner dies while its page is cut off is not released. Hold such pages, and

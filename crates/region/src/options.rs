@@ -249,6 +249,8 @@ impl Options {
     /// are switched by one shootdown later. A store to one of them waits for that. The region needs a
     /// [`Builder::deferral`](crate::Builder::deferral). It never waits for busy pages, whatever the mode,
     /// and leaves [`Neighbours`] alone.
+    /// [`max_stall`](Self::max_stall) has no part in the switch:
+    /// [`Deferral::at_once_bytes`](crate::Deferral::at_once_bytes) bounds it.
     #[must_use]
     pub fn deferred(mut self) -> Self {
         self.deferred = true;

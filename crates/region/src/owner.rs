@@ -9,7 +9,9 @@
 //!
 //! # What an owner may do
 //!
-//! It runs on the thread that migrates, while pages are locked. What [`FolioOwner`] asks for holds
+//! It runs on the thread that migrates, or on the region's own where a deferred switch is made, while
+//! pages are locked. For a deferred request it is asked when the switch is made, and not before stores
+//! are held off; a page that it refuses then stays where it was. What [`FolioOwner`] asks for holds
 //! here: in a batch it waits for nothing, and it neither loads from the region nor stores to it. It
 //! can look where pages are, and let go of a [`Pin`](crate::Pin); requests and new pins are refused
 //! with [`RegionError::InsideOwner`].

@@ -40,8 +40,8 @@ pub struct Deferral {
     pub at_once_bytes: NonZeroUsize,
     /// The longest that a pair waits; 1 s unless told. It is looked at ten times in that time.
     pub max_age: Duration,
-    /// Where fewer bytes of memory than this are available on the machine, pairs are settled and no
-    /// new ones made. The same is done where tasks wait for memory for a tenth of the time
+    /// Where fewer bytes of memory than this are available on the machine (`MemAvailable`, which leaves
+    /// out the pool of huge pages), pairs are settled and no new ones made. The same is done where tasks wait for memory for a tenth of the time
     /// (`/proc/pressure/memory`). Unless told, as much as the limit.
     pub keep_free_bytes: u64,
 }
