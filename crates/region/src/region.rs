@@ -1,6 +1,7 @@
 //! The region: what an application holds.
 
 mod exchange;
+mod route;
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use transhume_copy::auto::Route;
 use transhume_copy::{CopyJob, Switch};
 use transhume_engine::{
     Copier, Failure, Folio, Ledger, Limit, Outcome, Parked, Report, Request, Settlement, defer,
@@ -425,6 +427,7 @@ impl Region {
             }
         };
         let batch = self.batch_pages(&request);
+        let _route = Route::begin(self.route(&pages, table, to));
         let report = match &self.backing {
             Backing::Anonymous(keeper, core) => {
                 let neighbours = options.neighbours;
