@@ -246,6 +246,9 @@ pub(crate) struct Engines {
     /// [default: all]
     #[arg(long, value_name = "REASON[,REASON]", requires = "select")]
     pub(crate) only: Option<Reasons>,
+    /// Measures the copiers anew for `auto`, in 2.5 s; best while the machine does nothing else
+    #[arg(long, conflicts_with = "control")]
+    pub(crate) calibrate: bool,
     /// Writes the list as JSON to FILE, or to standard output and nothing else there
     #[arg(long, value_name = "FILE|-")]
     pub(crate) json: Option<PathBuf>,

@@ -1,9 +1,11 @@
 //! `transhume engines`.
 
 mod application;
+mod choices;
 
 use comfy_table::Cell;
 use serde::Serialize;
+use transhume_copy::Auto;
 use transhume_copy::control::Engine;
 
 use crate::args::Engines;
@@ -11,11 +13,16 @@ use crate::error::CliError;
 use crate::json::Sink;
 use crate::{print, table};
 use application::Application;
+use choices::Choice;
 
 #[derive(Serialize)]
 struct Document {
     schema: u32,
     engines: Vec<Row>,
+    /// What `auto` would choose here, where the copiers were measured. An application that is asked may
+    /// run on other CPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auto: Option<Vec<Choice>>,
     /// The application that was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     application: Option<Application>,
@@ -43,6 +50,9 @@ impl From<Engine> for Row {
 
 pub(crate) fn run(args: &Engines) -> Result<(), CliError> {
     let sink = args.json.as_deref().map(Sink::open).transpose()?;
+    if args.calibrate {
+        Auto::calibrated().map_err(|why| CliError::Failed(why.to_string()))?;
+    }
     let (engines, application) = match &args.control {
         Some(path) => {
             let (engines, application) = application::ask(path, args)?;
@@ -56,6 +66,10 @@ pub(crate) fn run(args: &Engines) -> Result<(), CliError> {
     let document = Document {
         schema: 1,
         engines,
+        auto: match application {
+            None => choices::known(),
+            Some(_) => None,
+        },
         application,
     };
     if !sink.as_ref().is_some_and(Sink::is_stdout) {
@@ -82,6 +96,14 @@ fn show(document: &Document) -> String {
         table.add_row([&engine.name, here, &engine.detail, &engine.what].map(Cell::new));
     }
     let mut text = format!("{table}\n");
+    // For nodes that nobody knows the row of `auto` says it.
+    if let Some(choices) = document
+        .auto
+        .as_deref()
+        .filter(|all| choices::have_nodes(all))
+    {
+        text.push_str(&format!("\n{}\n", choices::table(choices)));
+    }
     if let Some(application) = &document.application {
         text = format!(
             "{}\n{text}\n{}",

@@ -6,7 +6,8 @@
 //! - [`Memcpy`]: the library's `memcpy`, on the calling thread,
 //! - [`Streaming`]: non-temporal stores, which do not read the destination into the cache first,
 //! - [`Threads`]: a pool of pinned threads, which split one large folio or share many (\[fast-copy\]),
-//! - [`Dsa`]: the work queues of Intel's Data Streaming Accelerator, and [`DsaModel`] in its place for tests.
+//! - [`Dsa`]: the work queues of Intel's Data Streaming Accelerator, and [`DsaModel`] in its place for tests,
+//! - [`Auto`]: each list by the one that was measured to be best for lists of its shape.
 //!
 //! What trades places has its bytes swapped in place instead, see [`swap`].
 //!
@@ -19,6 +20,7 @@
 //! bytes are never seen as `&` or `&mut`, here or by the caller: copies go by raw pointers, under
 //! the promise made at [`CopyJob::new`].
 
+pub mod auto;
 mod board;
 pub mod control;
 pub mod dsa;
@@ -35,6 +37,7 @@ pub mod swap;
 mod switch;
 mod threads;
 
+pub use auto::Auto;
 pub use dsa::{Dsa, DsaModel};
 pub use job::CopyJob;
 pub use memcpy::Memcpy;

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use transhume_engine::{Copier, CopyAnswer, SwapAnswer, Swapper};
+use transhume_sys::numa::{BindFlags, Policy, mbind};
 
 use crate::CopyJob;
 use crate::swap::SwapJob;
 
 const HUGE_PAGE: usize = 2 << 20;
+const PAGE: usize = 4 << 10;
 
 /// Makes the copies of `jobs` once, with nothing around them: no page table, no lock, no fault.
 /// Says how long it took and how many bytes the copier confirmed. What a migration reaches of this
@@ -41,6 +43,8 @@ where
 #[derive(Debug)]
 pub struct RawArea {
     area: Area,
+    /// Where copies go, where that is not the same area.
+    other: Option<Area>,
     unit: usize,
     at: usize,
     answers: Vec<CopyAnswer>,
@@ -55,17 +59,31 @@ impl RawArea {
     /// What the system says when there is not so much memory.
     pub fn allocate(units: usize, unit: usize) -> io::Result<Self> {
         let unit = unit.max(1);
-        let bytes = units
-            .max(2)
-            .checked_mul(unit)
-            .ok_or(io::ErrorKind::OutOfMemory)?;
-        let area = Area::allocate(bytes, unit >= HUGE_PAGE)?;
-        Ok(Self {
+        let area = Area::allocate(units, unit, None)?;
+        Ok(Self::over(area, None, unit))
+    }
+
+    /// The same for copies from one NUMA node to another: as many units on either, of which those on
+    /// the second are never read. Where a node has no room left the kernel takes another one.
+    ///
+    /// # Errors
+    ///
+    /// Also for nodes that have no memory or are not allowed.
+    pub fn between(from: u32, to: u32, units: usize, unit: usize) -> io::Result<Self> {
+        let unit = unit.max(1);
+        let area = Area::allocate(units, unit, Some(from))?;
+        let other = Area::allocate(units, unit, Some(to))?;
+        Ok(Self::over(area, Some(other), unit))
+    }
+
+    fn over(area: Area, other: Option<Area>, unit: usize) -> Self {
+        Self {
             area,
+            other,
             unit,
             at: 0,
             answers: Vec::new(),
-        })
+        }
     }
 
     /// Copies the next `count` units as one list; says how long it took and how many bytes it was.
@@ -74,10 +92,12 @@ impl RawArea {
         C: Copier<CopyJob> + ?Sized,
     {
         let (from, to, count) = self.next_lists(count);
+        let target = self.other.as_ref().unwrap_or(&self.area);
+        let target = |unit: usize| target.start.wrapping_add(unit * self.unit);
         let job = |n: usize| {
-            // SAFETY: the area has both units, they are different, nobody else uses the area, and
-            // it outlives the call.
-            unsafe { CopyJob::new(self.place(from + n), self.place(to + n), self.unit) }
+            // SAFETY: the areas have both units, they are different, nobody else uses the areas, and
+            // they outlive the call.
+            unsafe { CopyJob::new(self.place(from + n), target(to + n), self.unit) }
         };
         let jobs = (0..count).map(job).collect::<Vec<_>>();
         copy_once(copier, &jobs, &mut self.answers)
@@ -139,7 +159,10 @@ struct Area {
 unsafe impl Send for Area {}
 
 impl Area {
-    fn allocate(bytes: usize, huge: bool) -> io::Result<Self> {
+    fn allocate(units: usize, unit: usize, node: Option<u32>) -> io::Result<Self> {
+        let huge = unit >= HUGE_PAGE;
+        let bytes = units.max(2).checked_mul(unit);
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
         let room = bytes
             .checked_add(HUGE_PAGE)
             .ok_or(io::ErrorKind::OutOfMemory)?;
@@ -161,6 +184,12 @@ impl Area {
         };
         // SAFETY: the memory is this area's. Where there are no huge pages it is made of base pages.
         let _ = unsafe { madvise(start.cast(), bytes, advice) };
+        if let Some(node) = node {
+            let range = start.addr()..start.addr() + bytes.next_multiple_of(PAGE);
+            // Preferred and not bound to, so that nothing is killed where the node is full.
+            mbind(range, Policy::Preferred(node), BindFlags::empty())
+                .map_err(|refused| refused.errno)?;
+        }
         // SAFETY: as above; it allocates the memory.
         unsafe { madvise(start.cast(), bytes, Advice::LinuxPopulateWrite) }?;
         Ok(area)
@@ -192,5 +221,17 @@ mod tests {
         assert_eq!(area.swap_pass(&Buffered, 1).1, 2 * 4096);
         assert_eq!(area.swap_pass(&Buffered, 99).1, 2 * 4096);
         assert!(RawArea::allocate(usize::MAX, 2).is_err());
+    }
+
+    #[test]
+    fn passes_go_from_one_area_to_the_other() {
+        let Ok(nodes) = transhume_sys::numa::nodes_with_memory() else {
+            return; // A kernel without NUMA.
+        };
+        let to = nodes[nodes.len() - 1];
+        let mut area = RawArea::between(nodes[0], to, 4, 4096).unwrap();
+        assert_eq!(area.pass(&Memcpy, 2).1, 8192);
+        assert_eq!(area.pass(&Memcpy, 99).1, 8192);
+        assert!(RawArea::between(nodes[0], 1023, 4, 4096).is_err());
     }
 }

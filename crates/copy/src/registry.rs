@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use transhume_engine::Copier;
 
+use crate::auto::{self, Auto};
 use crate::dsa::{Dsa, DsaModel, DsaOptions, ModelOptions};
 use crate::streaming::Isa;
 use crate::threads::ThreadsError;
@@ -14,7 +15,7 @@ use crate::{CopyJob, Inner, Memcpy, Streaming, Threads, ThreadsOptions, Topology
 pub type SharedCopier = Arc<dyn Copier<CopyJob> + Send + Sync>;
 
 /// The names, for those who asked for another.
-const NAMES: &str = "memcpy, streaming, streaming-avx512, streaming-avx2, streaming-sse2, threads[:N[:memcpy|:streaming]], dsa, dsa-model";
+const NAMES: &str = "memcpy, streaming, streaming-avx512, streaming-avx2, streaming-sse2, threads[:N[:memcpy|:streaming]], dsa, dsa-model, auto";
 
 /// One copier of this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +113,14 @@ fn engines_on(cpus: &Topology) -> Vec<EngineInfo> {
             available: Ok("software model, for tests: never DSA speed".to_owned()),
             what: "executes the descriptors of dsa on threads",
         },
+        EngineInfo {
+            name: Auto::NAME,
+            available: Ok(Auto::known().map_or_else(
+                || "not calibrated yet: first use takes 2.5 s".to_owned(),
+                |entries| auto::describe(&entries),
+            )),
+            what: "each list by the copier that was measured to be best for its shape",
+        },
     ]
 }
 
@@ -121,8 +130,9 @@ fn all_of(cpus: &Topology) -> NonZeroUsize {
 }
 
 /// The copier of this name: `memcpy`, `streaming`, `streaming-avx2` and so on, `threads` (by
-/// streaming stores where there are any), `threads:4`, `threads:4:memcpy`, `dsa`, `dsa-model`. `threads` without a
-/// number takes `threads`, and that defaults to all CPUs.
+/// streaming stores where there are any), `threads:4`, `threads:4:memcpy`, `dsa`, `dsa-model`, `auto`. `threads` without a
+/// number takes `threads`, and that defaults to all CPUs. The first `auto` on a machine takes some
+/// seconds, see [`Auto`].
 ///
 /// # Errors
 ///
@@ -166,6 +176,7 @@ pub fn by_name(name: &str, threads: Option<NonZeroUsize>) -> Result<SharedCopier
                 .map_err(|error| unavailable(Unavailable(error.to_string())))?;
             Arc::new(Dsa::over_model(&model, DsaOptions::for_tests()))
         }
+        Auto::NAME => Arc::new(Auto::new().map_err(unavailable)?),
         other => {
             let isa = Isa::ALL
                 .into_iter()
@@ -193,6 +204,9 @@ mod tests {
     #[test]
     fn every_available_engine_can_be_named() {
         for engine in engines().iter().filter(|engine| engine.available.is_ok()) {
+            if engine.name == Auto::NAME {
+                continue; // It would leave figures in the user's folder; `tests/auto.rs` names its own.
+            }
             assert!(by_name(engine.name, None).is_ok(), "{}", engine.name);
         }
         let named = |name| {

@@ -1,6 +1,7 @@
 //! The region: what an application holds.
 
 mod exchange;
+mod route;
 mod settling;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use transhume_copy::auto::Route;
 use transhume_copy::{CopyJob, Switch};
 use transhume_engine::{Copier, Limit, Outcome, Report, Request, defer, migrate};
 
@@ -393,6 +395,7 @@ impl Region {
             }
         };
         let batch = self.batch_pages(&request);
+        let _route = Route::begin(self.route(&pages, table, to));
         let report = match &self.backing {
             Backing::Anonymous(Kept { keeper, core, .. }) => {
                 let memory = &core.memory;

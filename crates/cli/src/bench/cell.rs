@@ -64,6 +64,8 @@ pub(crate) struct Cell {
     pub(crate) stride: usize,
     pub(crate) neighbours: Neighbours,
     pub(crate) copier: SharedCopier,
+    /// What that one chose for batches of this size, where it chooses.
+    pub(crate) chose: Option<String>,
     pub(crate) threads: usize,
 }
 

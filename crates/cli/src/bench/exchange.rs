@@ -58,6 +58,7 @@ pub(super) fn cells(
             stride: 1,
             neighbours: Neighbours::Left,
             copier: SharedCopier::clone(copier),
+            chose: None,
             threads,
         };
         for (swapper, threads) in &swappers {

@@ -406,6 +406,10 @@ fn row(
             (_, Way::Exchange(swapper)) => swapper.name().to_owned(),
             _ => cell.copier.name().to_owned(),
         },
+        chose: match mechanism {
+            Mechanism::MovePages => None,
+            _ => cell.chose.clone(),
+        },
         mechanism: mechanism.to_string(),
         stride: cell.stride,
         pins: group.pins(),

@@ -1,10 +1,11 @@
 //! Which variants are measured.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use transhume_copy::registry::is_for_tests;
-use transhume_copy::{SharedCopier, by_name, engines};
+use transhume_copy::{Auto, SharedCopier, by_name, engines};
 use transhume_region::{Neighbours, PageSize, Pins};
 use transhume_sys::limits;
 use transhume_sys::map::HUGE_PAGE;
@@ -145,6 +146,7 @@ fn batches_of(
         stride: 1,
         neighbours: Neighbours::default(),
         copier: SharedCopier::clone(copier),
+        chose: None,
         threads: 1,
     };
     group.cells = batches
@@ -174,6 +176,7 @@ fn scattered(args: &Bench, copier: &SharedCopier) -> Group {
             stride: STRIDE,
             neighbours,
             copier: SharedCopier::clone(copier),
+            chose: None,
             threads: 1,
         });
     }
@@ -188,7 +191,8 @@ fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group
     };
     for engine in engines() {
         let timed = engine.available.is_ok() && !is_for_tests(engine.name);
-        if timed && engine.name != "threads" && engine.name != "streaming" {
+        let several = ["threads", "streaming", Auto::NAME].contains(&engine.name);
+        if timed && !several {
             copiers.push((named(engine.name)?, 1));
         }
     }
@@ -199,13 +203,26 @@ fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group
             }
         }
     }
+    let mut group = group(Table::Copy, args, page_size, Pins::Declared);
+    // What is refused is refused before anything is measured.
+    check_memory(&group)?;
+    let auto = Auto::new().map(Arc::new);
+    let auto = auto.map_err(|why| CliError::Failed(format!("copier {}: {why}", Auto::NAME)))?;
     let counts = match page_size {
         PageSize::Base => [1, 512],
         PageSize::Huge => [1, 16],
     };
-    let mut group = group(Table::Copy, args, page_size, Pins::Declared);
-    for batch in counts.into_iter().filter(|&batch| batch <= group.pages) {
-        for (copier, threads) in &copiers {
+    let counts = counts.into_iter().filter(|&batch| batch <= group.pages);
+    let choices = counts.map(|batch| (batch, auto.choice(batch, batch * page_size.bytes())));
+    let choices = choices.collect::<Vec<_>>();
+    for &(_, choice) in &choices {
+        // With more threads than were asked for.
+        if !copiers.iter().any(|(copier, _)| copier.name() == choice) {
+            copiers.push((named(choice)?, threads_of(choice)));
+        }
+    }
+    for (batch, choice) in choices {
+        let mut cell = |copier: SharedCopier, threads, chose| {
             group.cells.push(Cell {
                 variant: format!("{batch} {}", if batch == 1 { "page" } else { "pages" }),
                 way: Way::Migrate,
@@ -213,12 +230,26 @@ fn copies(args: &Bench, page_size: PageSize, threads: usize) -> Result<Vec<Group
                 request: batch,
                 stride: 1,
                 neighbours: Neighbours::default(),
-                copier: SharedCopier::clone(copier),
-                threads: *threads,
+                copier,
+                chose,
+                threads,
             });
+        };
+        for (copier, threads) in &copiers {
+            cell(SharedCopier::clone(copier), *threads, None);
         }
+        let chose = Some(choice.to_owned());
+        cell(Arc::clone(&auto) as SharedCopier, threads_of(choice), chose);
     }
     Ok(vec![group])
+}
+
+/// How many threads a copier of this name has.
+fn threads_of(name: &str) -> usize {
+    let count = name
+        .strip_prefix("threads:")
+        .and_then(|name| name.split(':').next());
+    count.and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
 /// Refuses what would not fit: the region, its frames, and the areas for the raw rate.

@@ -24,6 +24,9 @@ pub(crate) struct Row {
     pub(crate) batch: usize,
     pub(crate) threads: usize,
     pub(crate) copier: String,
+    /// What that one chose, where it chooses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) chose: Option<String>,
     /// How pages were cut off and moved.
     pub(crate) mechanism: String,
     /// Every so-manieth page of the region was asked for.

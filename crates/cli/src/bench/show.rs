@@ -38,7 +38,10 @@ fn columns(table: Table, rows: &[Row]) -> Vec<Column> {
             rows.iter()
                 .find(|other| other.batch == row.batch && other.copier == "memcpy")
         };
-        columns.push(column("copier", 0, &|row| row.copier.clone()));
+        columns.push(column("copier", 0, &|row| match &row.chose {
+            Some(chose) => format!("{}: {chose}", row.copier),
+            None => row.copier.clone(),
+        }));
         columns.push(column("against\nmemcpy", 1, &|row| match base(row) {
             Some(base) => {
                 let ratio = row.bytes_per_s / base.bytes_per_s;

@@ -60,20 +60,8 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
             ));
         }
     }
-    for batch in [16, 1] {
-        let copies = || {
-            rows.iter()
-                .filter(|row| row.bench == "copy" && row.page_size == "2m" && row.batch == batch)
-        };
-        let best = copies().max_by(|a, b| a.bytes_per_s.total_cmp(&b.bytes_per_s));
-        let base = copies().find(|row| row.copier == "memcpy");
-        if let (Some(best), Some(base)) = (best, base) {
-            lines.push(format!(
-                "2m, {batch} a batch: the best copier, {}, migrates at {:.2} times the rate of memcpy",
-                best.copier,
-                best.bytes_per_s / base.bytes_per_s
-            ));
-        }
+    for (size, batch) in [("2m", 16), ("2m", 1), ("4k", 512), ("4k", 1)] {
+        lines.extend(copiers(rows, size, batch));
     }
     lines.extend(exchange::lines(rows));
     let of_base_pages = |pins: &&str| {
@@ -97,4 +85,42 @@ pub(crate) fn lines(rows: &[Row], beside: &[Beside]) -> String {
         errors => format!("ERRORS: {errors}"),
     });
     lines.join("\n")
+}
+
+/// What copiers do against each other, each of them with its best competitor.
+fn copiers(rows: &[Row], size: &str, batch: usize) -> Vec<String> {
+    let copies = || {
+        rows.iter()
+            .filter(|row| row.bench == "copy" && row.page_size == size && row.batch == batch)
+    };
+    let singles = || copies().filter(|row| row.chose.is_none());
+    let Some(best) = singles().max_by(|a, b| a.bytes_per_s.total_cmp(&b.bytes_per_s)) else {
+        return Vec::new();
+    };
+    let mut lines = Vec::new();
+    if let Some(base) = singles().find(|row| row.copier == "memcpy") {
+        lines.push(format!(
+            "{size}, {batch} a batch: the best copier, {}, migrates at {:.2} times the rate of memcpy",
+            best.copier,
+            best.bytes_per_s / base.bytes_per_s
+        ));
+    }
+    let chooses = copies().find_map(|row| Some((row, row.chose.as_ref()?)));
+    if let Some((auto, chose)) = chooses {
+        let mut line = format!(
+            "the same: {} ({chose}) against the best single copier: {:.2}",
+            auto.copier,
+            auto.bytes_per_s / best.bytes_per_s
+        );
+        // What is between these two is the noise of the figures.
+        let itself = singles().find(|row| row.copier == *chose);
+        if let Some(itself) = itself.filter(|row| row.copier != best.copier) {
+            line.push_str(&format!(
+                ", against its choice by itself: {:.2}",
+                auto.bytes_per_s / itself.bytes_per_s
+            ));
+        }
+        lines.push(line);
+    }
+    lines
 }

@@ -186,7 +186,13 @@ pub(crate) fn what_is_shown_of_an_application() {
     assert_eq!(switch.in_use().only.to_string(), "demotion");
     let json = transhume(&["engines", "--control", path, "--json", "-"]);
     let here = transhume(&["engines", "--json", "-"]);
-    assert_eq!(document(&json)["engines"], document(&here)["engines"]);
+    // The two keep the figures of `auto` in different places.
+    let others = |output| {
+        let mut rows = document(output)["engines"].as_array().unwrap().clone();
+        rows.retain(|row| row["name"] != "auto");
+        rows
+    };
+    assert_eq!(others(&json), others(&here));
     assert!(document(&here).get("application").is_none());
 }
 
@@ -292,4 +298,52 @@ pub(crate) fn another_user_is_not_served() {
     fs::set_permissions(control.path(), Permissions::from_mode(0o666)).unwrap();
     refused(control.path(), "another user's process is not served");
     assert_eq!(switch.in_use().name, "memcpy");
+}
+
+/// Two programs that measure at once both end; what they found is shown, and before that nothing is
+/// measured by the way.
+pub(crate) fn what_auto_chooses_is_shown_once_it_was_measured() {
+    let caches = tempfile::tempdir().unwrap();
+    let engines = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_transhume"));
+        command.args(["engines", "--json", "-"]).args(args);
+        command.env("XDG_CACHE_HOME", caches.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let shown = |output: Output| {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rows = document["engines"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["name"] == "auto").unwrap();
+        assert_eq!(row["available"], true);
+        (row["detail"].as_str().unwrap().to_owned(), document)
+    };
+    let (detail, document) = shown(engines(&[]).output().unwrap());
+    assert!(detail.contains("not calibrated yet"), "{detail}");
+    assert!(document.get("auto").is_none());
+    assert_eq!(fs::read_dir(caches.path()).unwrap().count(), 0);
+
+    let measuring = [(); 2].map(|()| engines(&["--calibrate"]).spawn().unwrap());
+    for child in measuring {
+        let (detail, document) = shown(child.wait_with_output().unwrap());
+        assert!(
+            detail.starts_with("4k: ") && detail.contains("; 2m: "),
+            "{detail}"
+        );
+        assert!(document["auto"].as_array().unwrap().len() >= 7);
+    }
+    let folder = caches.path().join("transhume");
+    let files = fs::read_dir(&folder).unwrap().collect::<Vec<_>>();
+    assert_eq!(files.len(), 1);
+    let path = files[0].as_ref().unwrap().path();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let taken = fs::read(&path).unwrap();
+    let (_, document) = shown(engines(&[]).output().unwrap());
+    for choice in document["auto"].as_array().unwrap() {
+        let line = format!(" {} ", choice["copier"].as_str().unwrap());
+        assert!(String::from_utf8_lossy(&taken).contains(&line), "{line}");
+    }
+    assert_eq!(fs::read(&path).unwrap(), taken, "a list measures nothing");
+    refused(&["engines", "--calibrate", "--control", "x"], "--calibrate");
 }

@@ -42,7 +42,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 25] = [
+    let cases: [(&str, Needs, fn()); 26] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -74,6 +74,11 @@ fn main() {
             json_goes_where_a_path_leads,
         ),
         ("engines_are_listed", Needs::Nothing, engines_are_listed),
+        (
+            "what_auto_chooses_is_shown_once_it_was_measured",
+            Needs::Nothing,
+            copiers::what_auto_chooses_is_shown_once_it_was_measured,
+        ),
         ("nodes_are_shown", Needs::Nodes, nodes_are_shown),
         ("nodes_as_json", Needs::Nodes, nodes_as_json),
         ("nodes_are_measured", Needs::Nodes, nodes_are_measured),
@@ -158,6 +163,8 @@ fn main() {
 fn transhume(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_transhume"))
         .args(args)
+        // What `auto` measures is no matter of the user's who runs the tests.
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
         .output()
         .unwrap()
 }
@@ -360,6 +367,7 @@ fn engines_are_listed() {
     let listed = text(&output.stdout);
     for name in [
         "memcpy",
+        "auto",
         "streaming",
         "streaming-avx512",
         "streaming-avx2",
@@ -554,6 +562,19 @@ fn mapped_memory_and_copiers() {
         rows.iter()
             .any(|row| row["copier"] == "threads:2:memcpy" && row["batch"] == 16)
     );
+    for batch in [1, 16] {
+        let chose = |row: &&Value| row["copier"] == "auto" && row["batch"] == batch;
+        let chose = rows.iter().filter(chose).map(|row| &row["chose"]);
+        let chose = chose.collect::<Vec<_>>();
+        assert_eq!(chose.len(), 1);
+        assert!(
+            rows.iter().any(|row| row["copier"] == *chose[0]),
+            "{chose:?}"
+        );
+    }
+    let shown = transhume(&["bench", "copy", "--quick", "--page-size", "4k"]);
+    let shown = text(&shown.stdout);
+    assert!(shown.contains(" auto: ") && shown.contains("against the best single copier"));
 }
 
 fn exchange_and_two_ways() {

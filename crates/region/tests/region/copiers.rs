@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 
+use transhume_copy::auto::{NodePair, Route};
 use transhume_copy::{CopyJob, Memcpy, SharedCopier, by_name};
 use transhume_engine::{Copier, CopyAnswer, Counts};
 use transhume_region::{Builder, Choice, Options, Reason, Region, Report, Switch, Tally, TierId};
@@ -35,6 +36,11 @@ pub(crate) const CASES: &[Case] = &[
         "copiers::after_a_panic_another_is_chosen",
         &[Need::Move],
         after_a_panic_another_is_chosen,
+    ),
+    Case(
+        "copiers::a_copier_is_told_the_nodes",
+        &[Need::Move],
+        a_copier_is_told_the_nodes,
     ),
 ];
 
@@ -322,4 +328,31 @@ fn after_a_panic_another_is_chosen() {
     let tallies = switch.statistics();
     let tally = tallies.iter().find(|copier| copier.name == "panics");
     assert_eq!(tally.map(|copier| copier.tally.panicked), Some(64));
+}
+
+/// Notes between which nodes it is said to copy.
+#[derive(Default)]
+struct Told(Mutex<Vec<Option<NodePair>>>);
+
+impl Copier<CopyJob> for Told {
+    fn name(&self) -> &str {
+        "told"
+    }
+
+    fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+        self.0.lock().unwrap().push(Route::here());
+        Memcpy.copy(jobs, answers);
+    }
+}
+
+fn a_copier_is_told_the_nodes() {
+    let told = Arc::new(Told::default());
+    let region = two_nodes(64).copier(Arc::clone(&told) as SharedCopier);
+    let region = region.build().unwrap();
+    let migrate = |pages| region.migrate(pages, "far", &Options::new()).unwrap();
+    assert!(migrate(0..32).is_complete());
+    assert!(migrate(16..64).is_complete());
+    let nodes = Some(NodePair { from: 0, to: 0 });
+    assert_eq!(*told.0.lock().unwrap(), [nodes, nodes]);
+    assert_eq!(Route::here(), None, "it ends with the request");
 }
