@@ -97,6 +97,12 @@ impl RunSet {
         self.first_in(&(number..number + 1)).is_some()
     }
 
+    /// Whether all numbers of `range` are in the set.
+    pub(crate) fn has_all(&self, range: &Range<usize>) -> bool {
+        let run = self.runs.range(..=range.start).next_back();
+        range.is_empty() || run.is_some_and(|(_, &end)| end >= range.end)
+    }
+
     /// The first number of `range` that is in the set.
     pub(crate) fn first_in(&self, range: &Range<usize>) -> Option<usize> {
         let before = self.runs.range(..=range.start).next_back();
@@ -190,6 +196,7 @@ mod tests {
                 prop_assert_eq!(set.len(), model.len());
                 prop_assert_eq!(set.iter().flatten().collect::<Vec<_>>(),
                     model.iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(set.has_all(&(at..at + len)), (at..at + len).all(|n| model.contains(&n)));
                 prop_assert_eq!(set.first_in(&(at..at + len)), model.range(at..at + len).next().copied());
             }
         }
