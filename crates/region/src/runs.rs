@@ -62,15 +62,25 @@ impl RunSet {
         phase: usize,
         modulus: usize,
     ) -> Option<Range<usize>> {
+        match self.find_in_phase(want, phase, modulus) {
+            Some(start) => self.take_at(start, want),
+            None => self.take(want),
+        }
+    }
+
+    /// Takes `want` adjacent numbers that begin at a multiple of that, if there are such.
+    pub(crate) fn take_aligned(&mut self, want: usize) -> Option<Range<usize>> {
+        let start = self.find_in_phase(want, 0, want)?;
+        self.take_at(start, want)
+    }
+
+    fn find_in_phase(&self, want: usize, phase: usize, modulus: usize) -> Option<usize> {
         let in_phase = |(&start, &end): (&usize, &usize)| {
             let behind = start % modulus;
             let first = start + (phase % modulus + modulus - behind) % modulus;
             (first + want <= end).then_some(first)
         };
-        match self.runs.iter().find_map(in_phase) {
-            Some(start) => self.take_at(start, want),
-            None => self.take(want),
-        }
+        self.runs.iter().find_map(in_phase)
     }
 
     /// Takes up to `want` adjacent numbers that begin with `start`; `None` if `start` is not in the
@@ -174,6 +184,11 @@ mod tests {
             "none in phase is so long"
         );
         assert_eq!(set.take_in_phase(0, 0, 8), None);
+        let mut set = RunSet::default();
+        set.insert(3..15);
+        assert_eq!(set.take_aligned(8), None);
+        set.insert(15..16);
+        assert_eq!(set.take_aligned(8), Some(8..16));
     }
 
     proptest! {

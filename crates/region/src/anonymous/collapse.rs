@@ -170,7 +170,7 @@ impl Session<'_> {
         let mut ahead = &leaving[..];
         while let Some(&(index, source)) = ahead.first() {
             let count = if self.leaves_together(ahead) && self.take_huge_page(index, target) {
-                self.make_ready(index, PARTS, Kind::Staging, source);
+                self.make_collapse_leave(index, source);
                 PARTS
             } else {
                 rest.push(ahead[0]);
@@ -179,6 +179,21 @@ impl Session<'_> {
             ahead = &ahead[count..];
         }
         *leaving = rest;
+    }
+
+    /// Takes staging slots for base pages that are to become a huge page, or are one already: then
+    /// where no page table is in its way either.
+    fn make_collapse_leave(&mut self, first: usize, pool: usize) {
+        let from = &self.memory.pools[pool];
+        let mut done = 0;
+        if self.was_huge(first) == Some(true)
+            && let Some(slots) = from.take_staging(PARTS, 0, &self.memory.uffd)
+        {
+            from.free_tables(&slots);
+            done = slots.len();
+            self.ready_slots(Kind::Staging, pool).insert(slots);
+        }
+        self.make_ready(first + done, PARTS - done, Kind::Staging, pool);
     }
 
     /// Whether what leaves next is all of an aligned 2 MiB, of one tier and in one mapping that is

@@ -266,23 +266,29 @@ impl FramePool {
         }
     }
 
-    /// Takes one huge page, in a pool of base pages: the slots of its parts. `None` if there is none
-    /// to be had, as `is_huge` says of a range. May block, so no folio may be locked.
+    /// Takes one huge page, in a pool of base pages: the slots of its parts. One that waits since
+    /// its pages have moved away will do. `None` if there is none to be had, as `is_huge` says of a
+    /// range. May block, so no folio may be locked.
     pub(crate) fn take_huge(
         &self,
         uffd: &Uffd,
         is_huge: impl Fn(Range<usize>) -> bool,
     ) -> Option<Range<usize>> {
         let parts = self.pages_per_table();
+        let waiting = self.lock().full.take_aligned(parts);
+        if let Some(slots) = waiting {
+            if is_huge(self.bytes(&slots)) {
+                return Some(slots);
+            }
+            self.put_unused(slots);
+        }
         let slots = {
             let mut state = self.lock();
-            let whole = state.parts.take_in_phase(parts, 0, parts);
-            match whole {
-                Some(slots) if slots.len() == parts && slots.start.is_multiple_of(parts) => slots,
-                other => {
-                    state.parts.insert(other.unwrap_or_default());
+            match state.parts.take_aligned(parts) {
+                Some(slots) => slots,
+                None => {
                     self.add_chunk(&mut state, Slots::Parts, parts, uffd).ok()?;
-                    state.parts.take_in_phase(parts, 0, parts)?
+                    state.parts.take_aligned(parts)?
                 }
             }
         };
@@ -298,7 +304,7 @@ impl FramePool {
 
     /// Frees the page tables of empty slots that are to hold huge pages: those that were split there
     /// have left one, and over it none can come. Where the kernel does not they hold base pages.
-    fn free_tables(&self, slots: &Range<usize>) {
+    pub(crate) fn free_tables(&self, slots: &Range<usize>) {
         // SAFETY: the slots are this pool's own, taken by the caller, and nobody needs what may be
         // left in them.
         let _ = unsafe { advise::dont_need(self.bytes(slots)) };
