@@ -204,4 +204,4 @@ pub use migrate::{
 };
 pub use owner::{FolioOwner, Refused, all_or_none};
 pub use platform::{Alone, Entry, Place, Platform, Wait};
-pub use report::{Counts, FolioReport, Outcome, Report, Times};
+pub use report::{Counts, FolioReport, Outcome, Report, Reshaped, Times};

@@ -172,6 +172,7 @@ where
         to: request.to,
         reason: request.reason,
         counts: work.counts,
+        reshaped: platform.reshaped(),
         shootdowns,
         times,
         stopped,
@@ -249,8 +250,11 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
                 let index = index_of(next);
                 let folio = self.request.folios[index];
                 let with_it = self.platform.cut_off_with(folios.last().copied(), folio);
+                let together = self.platform.together(folio);
+                let lacks_room = |pages: u64| base_pages.saturating_add(pages) > room;
                 // A folio larger than the room goes alone.
-                if !batch.is_empty() && base_pages.saturating_add(with_it) > room {
+                let full = lacks_room(with_it) || (together <= room && lacks_room(together));
+                if !batch.is_empty() && full {
                     break;
                 }
                 base_pages = base_pages.saturating_add(with_it);

@@ -5,6 +5,7 @@ use core::time::Duration;
 use crate::failure::{Failure, Step, Why};
 use crate::folio::Folio;
 use crate::owner::FolioOwner;
+use crate::report::Reshaped;
 
 /// The owner of some page tables: how unmap, shootdown and remap are really done there.
 ///
@@ -48,6 +49,19 @@ pub trait Platform {
     /// cut by it ([`Limit::base_pages`](crate::Limit::base_pages)). At least the folio's own.
     fn cut_off_with(&self, _before: Option<Folio>, folio: Folio) -> u64 {
         folio.base_pages()
+    }
+
+    /// How many base pages, from this folio on in the order of the request, gain by being cut off in
+    /// one batch. Where a batch of their own would hold them and what is left of this one does not,
+    /// they begin the next. At least the folio's own.
+    fn together(&self, folio: Folio) -> u64 {
+        folio.base_pages()
+    }
+
+    /// How many huge pages this request has made and how many it has split, as far as the machine
+    /// tells. Never an estimate.
+    fn reshaped(&self) -> Reshaped {
+        Reshaped::default()
     }
 
     /// Called before each batch while nothing is held: the place to allocate, which may block, so

@@ -61,6 +61,15 @@ pub struct Counts {
     pub unconfirmed: u64,
 }
 
+/// Huge pages that came into being or ended on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reshaped {
+    /// Huge pages that arrived where base pages had left.
+    pub collapsed: u64,
+    /// Huge pages that left and arrived as base pages.
+    pub split: u64,
+}
+
 impl Counts {
     pub(crate) const fn add(&mut self, more: &Self) {
         self.batches += more.batches;
@@ -110,6 +119,8 @@ pub struct Report<T> {
     pub reason: Reason,
     /// What was counted.
     pub counts: Counts,
+    /// Huge pages made and split on the way.
+    pub reshaped: Reshaped,
     /// Shootdowns by the machine's own counter, or `None` where the platform has none.
     pub shootdowns: Option<u64>,
     /// How long it took.

@@ -230,6 +230,14 @@ pub enum RegionError {
     /// A deferred request to a region that was not made for it.
     #[error("this region was built without Builder::deferral, so it has no limit for what waits")]
     NoDeferral,
+    /// Huge pages cannot be made, or kept whole, in this memory.
+    #[error("{what}; cure: {cure}")]
+    NoHugePages {
+        /// What is in the way.
+        what: &'static str,
+        /// What to do about it.
+        cure: &'static str,
+    },
     /// The region was inherited through a fork; only the process that made it can migrate it.
     #[error(
         "this process was forked from the one that made the region, and only that one can use it"

@@ -86,7 +86,7 @@ pub use tier::{PageSize, Place, Tier, TierId};
 pub use transhume_copy::{Choice, InUse, Reasons, Switch, SwitchError, Tally, control};
 pub use transhume_engine::{
     ExchangeReport, Failure, Folio, Mode, Nonsense, Outcome, PairOutcome, PairReport, Reason,
-    Report, Settlement, Side, Step, Why,
+    Report, Reshaped, Settlement, Side, Step, Why,
 };
 
 use transhume_engine::Order;

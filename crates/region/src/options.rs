@@ -194,6 +194,10 @@ pub struct Options {
     pub swapper: Option<AnySwapper>,
     /// Whether the switch to the destination may wait (\[deferred-flush\]).
     pub deferred: bool,
+    /// Whether base pages become huge pages on the way, where they can.
+    pub collapse: bool,
+    /// Whether a page of 2 MiB stays for which there is no huge page at the destination.
+    pub whole: bool,
 }
 
 impl Options {
@@ -257,6 +261,36 @@ impl Options {
         self
     }
 
+    /// Makes huge pages of base pages on the way: wherever all 512 base pages of an aligned 2 MiB of
+    /// addresses are in the request, move, and can be cut off together, they arrive as one huge page of
+    /// the destination. The others arrive as base pages, as do all where no huge page is to be had.
+    /// [`Report::reshaped`](crate::Report::reshaped) says how many huge pages were made, by the page map.
+    ///
+    /// A limit under 2 MiB, or a [`max_stall`](Self::max_stall) in which 2 MiB cannot be moved, rules it
+    /// out. A range with memory that is locked (`mlock`), or of which pages are at the destination
+    /// already or of several nodes, is left as it is. A later migration of fewer of its pages splits
+    /// the huge page.
+    ///
+    /// In a region of [`PageSize::Huge`](crate::PageSize::Huge) it makes pages whole again that the
+    /// kernel has split.
+    /// A [deferred](Self::deferred) request makes none.
+    #[must_use]
+    pub fn collapse(mut self) -> Self {
+        self.collapse = true;
+        self
+    }
+
+    /// Lets pages of 2 MiB arrive as huge pages only, in a region of
+    /// [`PageSize::Huge`](crate::PageSize::Huge): one for which the destination has no huge page stays
+    /// ([`Why::NoMemory`](crate::Why::NoMemory)), and with it the rest of the request. Otherwise it
+    /// moves as 512 base pages then, which [`Report::reshaped`](crate::Report::reshaped) counts as
+    /// split. In a region of base pages it changes nothing.
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        self.whole = true;
+        self
+    }
+
     /// Sets the copier.
     #[must_use]
     pub fn copier(mut self, copier: AnyCopier) -> Self {
@@ -274,6 +308,8 @@ impl fmt::Debug for Options {
             .field("reason", &self.reason)
             .field("neighbours", &self.neighbours)
             .field("deferred", &self.deferred)
+            .field("collapse", &self.collapse)
+            .field("whole", &self.whole)
             .field(
                 "copier",
                 &self.copier.as_ref().map(|copier| copier.name().to_owned()),

@@ -21,6 +21,7 @@ use crate::builder::Builder;
 use crate::claims::{self, Claims};
 use crate::deferral::{Cause, Desk, Pending, Settler};
 use crate::error::RegionError;
+use crate::huge::huge_bytes;
 use crate::keeper::{Keep, Keeper};
 use crate::mapped::{self, Mapped};
 use crate::mechanism::{Mechanism, Notice};
@@ -339,6 +340,9 @@ impl Region {
         if options.deferred && self.pending().is_none() {
             return Err(RegionError::NoDeferral);
         }
+        if options.collapse || options.whole {
+            self.check_huge_pages(options)?;
+        }
         let table = self.table();
         if let Backing::Mapped(Kept { core, .. }) = &self.backing {
             core.memory.check_mappings(pages.run_count())?;
@@ -407,8 +411,13 @@ impl Region {
                     }
                     None => {
                         let neighbours = options.neighbours;
+                        let shape = anonymous::Shape {
+                            collapse: options.collapse.then_some(pages),
+                            whole: options.whole,
+                        };
                         let mut session =
-                            anonymous::Session::new(memory, table, keeper, batch, neighbours);
+                            anonymous::Session::new(memory, table, keeper, batch, neighbours)
+                                .in_shape(shape);
                         migrate(&mut session, copier, request)
                     }
                 }
@@ -501,6 +510,8 @@ impl Region {
                     pages: table.population(TierId(id)),
                     capacity,
                 });
+        let memory = self.as_ptr().addr();
+        let huge_bytes = huge_bytes(memory..memory + self.len()).ok();
         let (pooled_bytes, tables, mappings, fresh_frames) = match &self.backing {
             Backing::Anonymous(Kept { core, .. }) => {
                 let memory = &core.memory;
@@ -525,7 +536,33 @@ impl Region {
             overhead_bytes: pooled_bytes + deferred + tables + table.bytes(),
             moved: table.moved(),
             fresh_frames,
+            huge_bytes,
         }
+    }
+
+    /// Whether the shape of pages is ours to choose.
+    fn check_huge_pages(&self, options: &Options) -> Result<(), RegionError> {
+        let (what, cure) = match &self.backing {
+            Backing::Anonymous(Kept { core, .. }) => {
+                if !options.collapse || core.memory.can_collapse() != Some(false) {
+                    return Ok(());
+                }
+                (
+                    "this kernel leaves the page table of base pages in place, so that no huge page can \
+                     follow them",
+                    "a kernel from 6.14 on with CONFIG_PT_RECLAIM (x86-64)",
+                )
+            }
+            Backing::Mapped { .. } => (
+                "what files are made of is for their file systems to say",
+                "tiers of hugetlb, or anonymous backing",
+            ),
+            Backing::MovePages(_) => (
+                "the kernel moves the pages of this region, and splits huge pages or not as it sees fit",
+                "a kernel from 6.8 on and the right to use userfaultfd",
+            ),
+        };
+        Err(RegionError::NoHugePages { what, cure })
     }
 
     fn check_process(&self) -> Result<(), RegionError> {
@@ -612,6 +649,9 @@ pub struct Usage {
     /// Destination frames that the kernel had to allocate, and zero, while a request waited for
     /// them. All others had been waiting in a pool.
     pub fresh_frames: u64,
+    /// Bytes of the region that are mapped by huge pages now, by the page map, which takes a few
+    /// microseconds to look at for each 2 MiB that are not; `None` if it cannot be read.
+    pub huge_bytes: Option<usize>,
 }
 
 /// One tier of a region.

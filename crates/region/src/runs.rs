@@ -69,15 +69,25 @@ impl RunSet {
         phase: usize,
         modulus: usize,
     ) -> Option<Range<usize>> {
+        match self.find_in_phase(want, phase, modulus) {
+            Some(start) => self.take_at(start, want),
+            None => self.take(want),
+        }
+    }
+
+    /// Takes `want` adjacent numbers that begin at a multiple of that, if there are such.
+    pub(crate) fn take_aligned(&mut self, want: usize) -> Option<Range<usize>> {
+        let start = self.find_in_phase(want, 0, want)?;
+        self.take_at(start, want)
+    }
+
+    fn find_in_phase(&self, want: usize, phase: usize, modulus: usize) -> Option<usize> {
         let in_phase = |(&start, &end): (&usize, &usize)| {
             let behind = start % modulus;
             let first = start + (phase % modulus + modulus - behind) % modulus;
             (first + want <= end).then_some(first)
         };
-        match self.runs.iter().find_map(in_phase) {
-            Some(start) => self.take_at(start, want),
-            None => self.take(want),
-        }
+        self.runs.iter().find_map(in_phase)
     }
 
     /// Takes up to `want` adjacent numbers that begin with `start`; `None` if `start` is not in the
@@ -102,6 +112,12 @@ impl RunSet {
     /// Whether the number is in the set.
     pub(crate) fn contains(&self, number: usize) -> bool {
         self.first_in(&(number..number + 1)).is_some()
+    }
+
+    /// Whether all numbers of `range` are in the set.
+    pub(crate) fn has_all(&self, range: &Range<usize>) -> bool {
+        let run = self.runs.range(..=range.start).next_back();
+        range.is_empty() || run.is_some_and(|(_, &end)| end >= range.end)
     }
 
     /// The first number of `range` that is in the set.
@@ -175,6 +191,11 @@ mod tests {
             "none in phase is so long"
         );
         assert_eq!(set.take_in_phase(0, 0, 8), None);
+        let mut set = RunSet::default();
+        set.insert(3..15);
+        assert_eq!(set.take_aligned(8), None);
+        set.insert(15..16);
+        assert_eq!(set.take_aligned(8), Some(8..16));
     }
 
     proptest! {
@@ -197,6 +218,7 @@ mod tests {
                 prop_assert_eq!(set.len(), model.len());
                 prop_assert_eq!(set.iter().flatten().collect::<Vec<_>>(),
                     model.iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(set.has_all(&(at..at + len)), (at..at + len).all(|n| model.contains(&n)));
                 prop_assert_eq!(set.first_in(&(at..at + len)), model.range(at..at + len).next().copied());
             }
         }

@@ -289,6 +289,8 @@ pub(crate) struct Machine {
     limit: u64,
     /// Up to how many base pages apart two folios are cut off with what lies between them.
     pub(crate) reach: u64,
+    /// So many base pages gain by one batch, from each multiple of that on.
+    pub(crate) together: u64,
     cut_off: BTreeSet<u64>,
     /// Whether folios go in pairs.
     in_pairs: bool,
@@ -337,6 +339,7 @@ impl Machine {
             troubles: Vec::new(),
             limit: u64::MAX,
             reach: 0,
+            together: 1,
             cut_off: BTreeSet::new(),
             in_pairs: false,
             origins: BTreeMap::new(),
@@ -856,6 +859,14 @@ impl Platform for Machine {
                 .filter(|&gap| gap < self.reach)
         });
         folio.base_pages() + between.unwrap_or(0)
+    }
+
+    fn together(&self, folio: Folio) -> u64 {
+        if folio.page().is_multiple_of(self.together) {
+            self.together
+        } else {
+            folio.base_pages()
+        }
     }
 
     fn provision(&mut self, folios: &[Folio], _to: Tier) {

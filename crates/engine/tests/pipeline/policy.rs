@@ -92,6 +92,24 @@ fn what_is_cut_off_between_folios_counts() {
 }
 
 #[test]
+fn what_gains_by_one_batch_begins_it_if_it_has_room() {
+    let flushed = |limit| {
+        let folios: Vec<_> = (3..30).map(|page| (base(page), NEAR)).collect();
+        let mut machine = Machine::new(&folios);
+        machine.together = 8;
+        let request = limited(&machine, limit);
+        let report = machine.migrate(&ScriptedCopier::good(), request);
+        assert!(report.is_complete());
+        machine.flushed
+    };
+    // Pages 3 to 7 alone; 8 to 15, 16 to 23; from 24 on there are not eight, but there may be.
+    assert_eq!(flushed(8), [5, 8, 8, 6]);
+    assert_eq!(flushed(20), [13, 14]);
+    // No batch has room for eight.
+    assert_eq!(flushed(7), [7, 7, 7, 6]);
+}
+
+#[test]
 fn what_is_cut_off_between_folios_takes_its_part_of_the_stall() {
     let every_fourth: Vec<_> = (0..1000).map(|n| (base(n * 4), NEAR)).collect();
     let mut machine = Machine::new(&every_fourth);

@@ -1,5 +1,6 @@
 //! Anonymous backing: the pages of a region are anonymous memory, its tiers are NUMA nodes.
 
+mod collapse;
 mod exchange;
 mod moves;
 mod neighbours;
@@ -23,6 +24,8 @@ use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
 use transhume_sys::uffd::{Event, FaultFlags, MoveMode, RegisterMode, Uffd, Waiters};
 use transhume_sys::{CallError, Errno, Progress};
 
+use self::collapse::FreesTables;
+pub(crate) use self::collapse::Shape;
 use self::pool::FramePool;
 pub(crate) use self::pool::SourceFrames;
 use self::reach::Spans;
@@ -53,6 +56,7 @@ pub(crate) struct Anonymous {
     seclusion: Seclusion,
     layouts: Layouts,
     spans: Spans,
+    frees_tables: FreesTables,
     /// Requests under way.
     sessions: AtomicUsize,
     /// Pairs whose switch waits, where that is allowed.
@@ -111,6 +115,7 @@ impl Anonymous {
             pool_of_tier: nodes.iter().map(number).collect(),
             layouts: Layouts::default(),
             spans: Spans::new(page_size),
+            frees_tables: FreesTables::default(),
             sessions: AtomicUsize::new(0),
             pending,
         })

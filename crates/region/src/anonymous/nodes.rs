@@ -11,7 +11,6 @@ use std::ptr;
 
 use transhume_engine::Entry;
 use transhume_sys::CallError;
-use transhume_sys::pagemap::{Categories, PageRegion, ScanArgs};
 use transhume_sys::uffd::MoveMode;
 
 use super::Anonymous;
@@ -34,17 +33,7 @@ impl Anonymous {
 
     /// Whether a folio of this address is one huge page.
     fn is_one_page(&self, address: usize) -> bool {
-        let args = ScanArgs {
-            all_of: Categories::HUGE,
-            report: Categories::HUGE,
-            ..ScanArgs::default()
-        };
-        let folio = address..address + self.page_size.bytes();
-        let mut found = [PageRegion::default(); 1];
-        self.pagemap.as_ref().is_some_and(|pagemap| {
-            let scan = pagemap.scan(folio.clone(), &args, &mut found);
-            scan.is_ok_and(|scan| scan.regions == 1) && found[0].range() == folio
-        })
+        self.is_huge(address..address + self.page_size.bytes()) == Some(true)
     }
 
     /// Gives a folio that has no page zeros of its tier's node; its lock must not be held. Wakes

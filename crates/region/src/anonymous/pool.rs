@@ -8,8 +8,13 @@
 //!   of `UFFDIO_MOVE`. Sources are moved out to empty ones. They are never touched while empty.
 //! - *fresh* slots are not registered, so that they can be filled by touching them.
 //!
+//! A pool of base pages has a third kind for huge pages, if requests want to make any: fresh slots, too,
+//! and 512 of them hold one.
+//!
 //! A full slot of either kind can be the source of a move into the region. Slots are numbered by
 //! address, so that a run of numbers is a range of memory and one call can move it.
+
+mod huge;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -47,6 +52,8 @@ const CHUNK_BYTES: usize = 4 << 20;
 enum Slots {
     Staging,
     Fresh,
+    /// In a pool of base pages: slots for the parts of huge pages.
+    Parts,
 }
 
 #[derive(Debug)]
@@ -63,6 +70,7 @@ struct State {
     refused: RunSet,
     staging: RunSet,
     fresh: RunSet,
+    parts: RunSet,
     /// Staging slots that were taken: each will come back with a frame, or empty.
     staged: usize,
     chunks: Vec<Chunk>,
@@ -215,6 +223,9 @@ impl FramePool {
 
     /// Puts a frame into each of `slots`; says whether all got one.
     fn fill(&self, slots: Range<usize>) -> bool {
+        if self.page_size == PageSize::Huge {
+            self.free_tables(&slots);
+        }
         let filled = advise::populate_write(self.bytes(&slots));
         let mut state = self.lock();
         match filled {
@@ -280,6 +291,10 @@ impl FramePool {
             .staging
             .take_in_phase(want, beside, self.pages_per_table())?;
         state.staged += slots.len();
+        drop(state);
+        if self.page_size == PageSize::Huge {
+            self.free_tables(&slots);
+        }
         Some(slots)
     }
 
@@ -305,22 +320,32 @@ impl FramePool {
 
     /// Puts slots back whose frames have become pages of the region.
     pub(crate) fn put_empty(&self, slots: Range<usize>) {
-        let bytes = self.bytes(&slots);
         let mut state = self.lock();
-        let kind = state
-            .chunks
-            .iter()
-            .find(|chunk| chunk.mapping.range().contains(&bytes.start));
-        match kind.map(|chunk| chunk.slots) {
+        match self.kind_of(&state, &slots) {
             Some(Slots::Staging) => state.staging.insert(slots),
             Some(Slots::Fresh) => state.fresh.insert(slots),
+            Some(Slots::Parts) => state.parts.insert(slots),
             None => debug_assert!(false, "{slots:?} are not slots of this pool"),
         }
     }
 
-    /// Puts frames back that were reserved and not used. Nobody else has seen them.
+    fn kind_of(&self, state: &State, slots: &Range<usize>) -> Option<Slots> {
+        let start = slots.start * self.page_size.bytes();
+        let mut chunks = state.chunks.iter();
+        let chunk = chunks.find(|chunk| chunk.mapping.range().contains(&start));
+        chunk.map(|chunk| chunk.slots)
+    }
+
+    /// Puts frames back that were reserved and not used. Nobody else has seen them. Parts of huge
+    /// pages are no destinations for others and go back to the kernel.
     pub(crate) fn put_unused(&self, slots: Range<usize>) {
-        self.lock().full.insert(slots);
+        let mut state = self.lock();
+        if self.kind_of(&state, &slots) == Some(Slots::Parts) {
+            drop(state);
+            self.empty(slots);
+        } else {
+            state.full.insert(slots);
+        }
     }
 
     /// Takes the frames of pages that have moved away, in the slots where they were staged.
@@ -389,7 +414,11 @@ impl FramePool {
         let mapping = Mapping::reserve_aligned((slots + 1) * page, TABLE_BYTES)?;
         // A child of a fork would share the frames, and shared ones cannot be moved.
         advise::advise(mapping.range(), Advice::DontFork)?;
-        advise::advise(mapping.range(), self.page_size.advice())?;
+        let pages = match kind {
+            Slots::Staging | Slots::Fresh => self.page_size,
+            Slots::Parts => PageSize::Huge,
+        };
+        advise::advise(mapping.range(), pages.advice())?;
         numa::bind(mapping.range(), self.node)?;
         // A process that locks all its memory gets it locked and full.
         map::unlock(mapping.range())?;
@@ -403,6 +432,7 @@ impl FramePool {
         match kind {
             Slots::Staging => state.staging.insert(first..first + slots),
             Slots::Fresh => state.fresh.insert(first..first + slots),
+            Slots::Parts => state.parts.insert(first..first + slots),
         }
         state.chunks.push(Chunk {
             mapping,

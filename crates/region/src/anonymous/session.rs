@@ -22,11 +22,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
-use transhume_engine::{Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Wait};
+use transhume_engine::{Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Reshaped, Wait};
 use transhume_sys::advise;
 use transhume_sys::signals::HeldOff;
 
 use super::Anonymous;
+use super::collapse::{Collapse, Shape};
 use super::pool::FramePool;
 use super::reach::Effort;
 use super::seclusion::Secluded;
@@ -90,6 +91,15 @@ pub(crate) struct Session<'r> {
     pub(super) defers: bool,
     /// Whether it was looked which of its pairs are locked into memory.
     pub(super) locks_are_known: bool,
+    pub(super) shape: Shape,
+    /// Base pages of this batch that are to arrive as huge pages, in order.
+    pub(super) collapses: Vec<Collapse>,
+    /// Whether a huge page was not to be had.
+    pub(super) lacks_huge_pages: bool,
+    /// What was a huge page and what was not, where that is looked at: folios of 2 MiB, and the first
+    /// of base pages that are to become a huge page; in order.
+    pub(super) shapes: Vec<(usize, bool)>,
+    pub(super) reshaped: Reshaped,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +123,8 @@ pub(crate) struct Held {
     pub(super) astray: bool,
     /// The span with which it is cut off, by number.
     pub(super) span: Option<usize>,
+    /// The huge page of which its frame is a part, by number.
+    pub(super) collapse: Option<usize>,
     /// The frame itself has gone into the region, and not its contents only.
     pub(super) frame_is_spent: bool,
     pub(super) soiled: Soiled,
@@ -181,7 +193,18 @@ impl<'r> Session<'r> {
             exchanges: false,
             defers: false,
             locks_are_known: false,
+            shape: Shape::default(),
+            collapses: Vec::new(),
+            lacks_huge_pages: false,
+            shapes: Vec::new(),
+            reshaped: Reshaped::default(),
         }
+    }
+
+    /// The same, with folios that are to arrive like this.
+    pub(crate) fn in_shape(mut self, shape: Shape) -> Self {
+        self.shape = shape;
+        self
     }
 
     pub(super) fn page(&self) -> usize {
@@ -256,6 +279,7 @@ impl<'r> Session<'r> {
             mlocked,
             astray: self.astray.binary_search(&index).is_ok(),
             span: None,
+            collapse: None,
             frame_is_spent: false,
             soiled: Soiled::default(),
             slot_is_mlocked: false,
@@ -330,6 +354,14 @@ impl Platform for Session<'_> {
         folio.base_pages() + between
     }
 
+    fn together(&self, folio: Folio) -> u64 {
+        folio.base_pages() * self.collapses_from(index_of(folio)) as u64
+    }
+
+    fn reshaped(&self) -> Reshaped {
+        self.reshaped
+    }
+
     fn provision(&mut self, folios: &[Folio], to: TierId) {
         self.begin_batch(folios.len());
         let (there, elsewhere): (Vec<usize>, Vec<usize>) = folios
@@ -345,12 +377,15 @@ impl Platform for Session<'_> {
         let astray = self.astray.clone();
         let mut leaving = self.leaving(elsewhere.into_iter().chain(astray));
         let target = self.memory.pool_number(to);
+        self.look_at_shapes(&leaving);
+        self.make_collapses_ready(&mut leaving, target);
         self.make_spans_ready(&mut leaving, target);
         for run in leaving.chunk_by(|a, b| a.0 + 1 == b.0 && a.1 == b.1) {
             let (index, source) = run[0];
             self.make_ready(index, run.len(), Kind::Staging, source);
             self.make_ready(index, run.len(), Kind::Frame, target);
         }
+        self.choose_frames(target);
     }
 
     fn try_lock(&mut self, folio: Folio) -> Result<Held, Failure> {
@@ -374,6 +409,8 @@ impl Platform for Session<'_> {
             if let Some((span, slot)) = self.span_of(entry.held.index) {
                 entry.held.span = Some(span);
                 entry.held.staging = NonZeroUsize::new(slot);
+            } else {
+                self.give_part(&mut entry.held);
             }
         }
         let layout = Arc::clone(&self.layout);
@@ -383,6 +420,7 @@ impl Platform for Session<'_> {
                 && a.from == b.from
                 && a.mlocked == b.mlocked
                 && a.span == b.span
+                && a.collapse == b.collapse
         });
         for run in runs {
             self.reserve_run(run, to);
@@ -468,11 +506,11 @@ impl Platform for Session<'_> {
             let alike = a.is_alive() == b.is_alive();
             let (a, b) = (&a.held, &b.held);
             let beside = adjacent(&layout, a, b) && slots_adjacent(a.frame, b.frame);
-            a.span == b.span && beside && alike
+            a.span == b.span && a.collapse == b.collapse && beside && alike
         });
         for run in runs {
             if run[0].held.span.is_none() && run[0].is_alive() {
-                self.move_in(run);
+                self.move_in_shaped(run);
             }
         }
         if self.exchanges {
@@ -484,6 +522,7 @@ impl Platform for Session<'_> {
             self.memory.spans.learn(&self.effort);
         }
         self.reach = self.memory.spans.reach(self.neighbours);
+        self.count_shapes(entries);
         self.set_strays_aside(entries);
     }
 

@@ -48,7 +48,7 @@ impl Session<'_> {
         }
     }
 
-    fn ready_slots(&mut self, kind: Kind, pool: usize) -> &mut RunSet {
+    pub(super) fn ready_slots(&mut self, kind: Kind, pool: usize) -> &mut RunSet {
         let known = self
             .ready
             .iter()
@@ -66,6 +66,7 @@ impl Session<'_> {
 
     /// Puts slots back that were taken and not reserved.
     pub(super) fn drop_ready(&mut self) {
+        self.drop_collapses();
         for Ready { kind, pool, slots } in self.ready.drain(..) {
             let pool = &self.memory.pools[pool];
             for run in slots.iter() {
@@ -83,15 +84,18 @@ impl Session<'_> {
         let beside = self.address(&first.held) / self.page();
         let modulus = (TABLE_BYTES / self.page()).max(1);
         let target = self.memory.pool_number(to);
-        if first.held.span.is_none() {
+        let (in_span, collapses) = (first.held.span.is_some(), first.held.collapse.is_some());
+        if !in_span {
             self.reserve_staging(run);
         }
-        let frames = self.ready_slots(Kind::Frame, target);
-        give_slots(
-            run,
-            |want, at| frames.take_in_phase(want, beside + at, modulus),
-            |held, slot| held.frame = slot,
-        );
+        if !collapses {
+            let frames = self.ready_slots(Kind::Frame, target);
+            give_slots(
+                run,
+                |want, at| frames.take_in_phase(want, beside + at, modulus),
+                |held, slot| held.frame = slot,
+            );
+        }
         for entry in run.iter_mut() {
             entry.held.to = to;
             if entry.held.staging.is_none() || entry.held.frame.is_none() {

@@ -12,6 +12,7 @@
 mod forking;
 #[path = "../region/herd.rs"]
 mod herd;
+mod huge_pages;
 mod limits;
 mod locked;
 #[path = "../region/needs.rs"]
@@ -37,7 +38,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Case(&'static str, &'static [Need], fn());
 
 fn main() {
-    let cases = [locked::CASES, signals::CASES, limits::CASES, forking::CASES];
+    let cases = [
+        locked::CASES,
+        signals::CASES,
+        limits::CASES,
+        forking::CASES,
+        huge_pages::CASES,
+    ];
     let cases = || cases.iter().copied().flatten();
     if let Ok(name) = std::env::var(CASE) {
         let case = cases().find(|case| case.0 == name);

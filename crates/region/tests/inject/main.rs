@@ -115,6 +115,8 @@ pub(crate) enum Which {
     All,
     /// Every third, which are cut off with those between them.
     Scattered,
+    /// All, to become huge pages.
+    Collapsed,
     /// All, with the switch deferred, of which only some fit into the ledger.
     Deferred,
 }
@@ -128,7 +130,7 @@ impl Which {
     pub(crate) fn builder(self, kind: Kind) -> Builder {
         let builder = kind.builder();
         match self {
-            Self::All | Self::Scattered => builder,
+            Self::All | Self::Scattered | Self::Collapsed => builder,
             Self::Deferred => builder.deferral(
                 Deferral::new(NonZeroUsize::new(6 << 20).unwrap())
                     .at_once_bytes(NonZeroUsize::new(4 << 20).unwrap())
@@ -140,10 +142,10 @@ impl Which {
 
     fn options(self, mode: Mode) -> Options {
         let options = Options::new().mode(mode);
-        if self == Self::Deferred {
-            options.deferred()
-        } else {
-            options
+        match self {
+            Self::Deferred => options.deferred(),
+            Self::Collapsed => options.collapse(),
+            Self::All | Self::Scattered => options,
         }
     }
 }
@@ -152,8 +154,18 @@ fn main() {
     let mut trials = Vec::new();
     for kind in Kind::ALL {
         for mode in [Mode::Async, Mode::Sync] {
-            for which in [Which::All, Which::Scattered, Which::Deferred] {
+            for which in [
+                Which::All,
+                Which::Scattered,
+                Which::Collapsed,
+                Which::Deferred,
+            ] {
                 if which == Which::Deferred && (mode == Mode::Sync || !kind.can_defer()) {
+                    continue;
+                }
+                if which == Which::Collapsed
+                    && !matches!(kind, Kind::Pooled | Kind::Fresh | Kind::Huge)
+                {
                     continue;
                 }
                 if which == Which::Scattered && !matches!(kind, Kind::Pooled | Kind::Fresh) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use transhume_region::{Mode, Options, Region, RegionError};
+use transhume_region::{Mechanism, Mode, Options, Region, RegionError};
 use transhume_sys::inject::{self, Fault, Plan};
 use transhume_sys::{Call, Errno};
 
@@ -101,6 +101,9 @@ fn migrate(region: &Region, seed: u64, until: Instant, moved: &AtomicU64) {
         }
         if random.below(3) == 0 {
             options = options.copier(Arc::new(transhume_copy::Memcpy));
+        }
+        if random.below(4) == 0 && region.mechanism() == Mechanism::Move {
+            options = options.collapse();
         }
         let tier = region.tiers()[random.below(2)].name();
         let start = random.below(pages);

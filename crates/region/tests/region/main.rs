@@ -17,6 +17,7 @@
 #[path = "../../examples/buffer_pool.rs"]
 #[allow(dead_code, reason = "its main")]
 mod buffer_pool;
+mod collapse;
 mod copiers;
 mod dax;
 mod deferral;
@@ -63,6 +64,7 @@ fn main() {
         owners::CASES,
         exchange::CASES,
         copiers::CASES,
+        collapse::CASES,
     ];
     let trials = cases.into_iter().flatten().map(trial).collect();
     let mut arguments = Arguments::from_args();

@@ -22,6 +22,8 @@ pub(crate) enum Need {
     Counter,
     /// Transparent huge pages where they are asked for.
     HugePages,
+    /// A kernel that frees page tables as soon as they are empty.
+    FreesTables,
     /// So many free huge pages in the hugetlb pool.
     Hugetlb(usize),
     /// io_uring.
@@ -62,6 +64,11 @@ impl Need {
                 enabled
                     .contains("[never]")
                     .then(|| "transparent huge pages are off".to_owned())
+            }
+            Self::FreesTables => {
+                let there = transhume_sys::limits::kernel_release().is_at_least(6, 14);
+                let kernel = "before Linux 6.14 empty page tables stay";
+                (!there || cfg!(not(target_arch = "x86_64"))).then(|| kernel.to_owned())
             }
             Self::Hugetlb(needed) => {
                 let free = read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
