@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use transhume_region::{Deferral, Options, Outcome as Became, Pins, Region, RegionError};
+use transhume_sys::map::HUGE_PAGE;
 use transhume_sys::shootdown::{Counter, InterruptCounter};
 use transhume_sys::tlb::{Cache, MissCounter};
 
@@ -133,6 +134,7 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
     let rows = VARIANTS.into_iter().zip(&runs).map(|(variant, runs)| {
         let mut row = row(group, variant, runs, args, held, wrong);
         row.shootdown_counter.clone_from(&source);
+        row.mechanism = region.mechanism().to_string();
         row
     });
     Ok(Outcome {
@@ -297,7 +299,12 @@ fn row(
         backing: group.backing.name(),
         page_size: group.page_size.to_string(),
         pages: group.pages,
+        // At most 512 base pages at a time.
+        batch: group
+            .pages
+            .min((HUGE_PAGE / group.page_size.bytes()).max(1)),
         copier: group.copier.name().to_owned(),
+        mechanism: String::new(),
         app_threads: args.app_threads.get(),
         runs: args.runs,
         moves: group.moves,
@@ -308,6 +315,7 @@ fn row(
         kernel_flushes: group.kernel_flushes(),
         shootdown_counter: None,
         ipis_received: maybe(&|run| Some(run.ipis? as f64)),
+        app_ops_per_s: each(&|run| run.seen.lookups as f64 / run.seconds),
         seconds_per_million_lookups: each(&|run| {
             run.seconds * args.app_threads.get() as f64 / millions(run)
         }),

@@ -14,7 +14,11 @@ pub(crate) struct Row {
     pub(crate) page_size: String,
     /// Pages of one request.
     pub(crate) pages: usize,
+    /// Pages that are copied, and at once cut off, together.
+    pub(crate) batch: usize,
     pub(crate) copier: String,
+    /// How pages are cut off.
+    pub(crate) mechanism: String,
     pub(crate) app_threads: usize,
     pub(crate) runs: u32,
     /// How often all pages moved in a run.
@@ -29,6 +33,8 @@ pub(crate) struct Row {
     pub(crate) kernel_flushes: Option<u64>,
     pub(crate) shootdown_counter: Option<String>,
     pub(crate) ipis_received: Option<f64>,
+    /// Lookups a second of all threads.
+    pub(crate) app_ops_per_s: f64,
     /// How long a million lookups take while the tables move as often as they did here.
     pub(crate) seconds_per_million_lookups: f64,
     /// How long a part of a lookup took: a search, or one nuclide.

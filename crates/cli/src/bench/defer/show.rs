@@ -7,7 +7,7 @@ use crate::table::{Column, figures, fold, micro, short, width};
 pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
     let title = format!(
         "defer: the tables of a lookup code move under it; {} pages of {}, {}; at once, and with the \
-         switch deferred",
+         switch deferred; long are parts of lookups over 10 us, in a million",
         group.pages,
         group.page_size,
         group.backing.name(),
@@ -46,12 +46,10 @@ fn columns(rows: &[Row]) -> Vec<Column> {
         column("s a million\nlookups", 1, &|row| {
             format!("{:.3}", row.seconds_per_million_lookups)
         }),
-        column("over 10 us\nat rest", 2, &|row| long(Some(row.long_rest))),
-        column("in a million\nin request", 2, &|row| {
-            long(Some(row.long_request))
-        }),
-        column("parts\npending", 2, &|row| long(row.long_pending)),
-        column("\nin switch", 3, &|row| long(row.long_switch)),
+        column("long\nat rest", 2, &|row| long(Some(row.long_rest))),
+        column("long in\nrequest", 2, &|row| long(Some(row.long_request))),
+        column("long\npending", 2, &|row| long(row.long_pending)),
+        column("long in\nswitch", 3, &|row| long(row.long_switch)),
         column("cut off us\nmax", 3, &|row| micro(row.longest_cut_off_us)),
         column("stall us\np99.9", 8, &|row| micro(row.stall_us.p999)),
         column("stall us\nmax", 7, &|row| micro(row.stall_us.max)),
@@ -68,7 +66,8 @@ pub(crate) fn lines(rows: &[Row]) -> String {
     for pair in rows.chunks_exact(2) {
         let [now, later] = pair else { continue };
         let what = format!("defer, {} {}", later.backing, later.page_size);
-        if let (Some(before), Some(after)) = (now.shootdowns, later.shootdowns) {
+        let shootdowns = now.shootdowns.filter(|&before| before > 0.0);
+        if let (Some(before), Some(after)) = (shootdowns, later.shootdowns) {
             lines.push(format!(
                 "{what}: shootdowns {:+.2} % ({before:.0} to {after:.0} a run of {} moves)",
                 (after / before - 1.0) * 100.0,
