@@ -82,6 +82,9 @@ pub trait Waiting<P: Deferral> {
     /// are not to be deferred now, as under memory pressure: they are migrated at once then.
     fn make_room(&mut self, platform: &mut P, base_pages: u64) -> bool;
 
+    /// Settles all that waits, because there was no memory for more; says whether anything did.
+    fn relieve(&mut self, platform: &mut P) -> bool;
+
     /// How many base pages could be promised now.
     fn room(&self) -> u64;
 
@@ -135,6 +138,10 @@ impl<P: Deferral, C: Copier<P::Job> + ?Sized, L: Waiting<P>> Walk<P, C> for Late
         let base_pages = folios.iter().map(|folio| folio.base_pages()).sum();
         let promised = self.pairs.make_room(platform, base_pages);
         self.promised = if promised { base_pages } else { 0 };
+    }
+
+    fn relieve(&mut self, platform: &mut P) -> bool {
+        self.pairs.relieve(platform)
     }
 
     fn walk(&mut self, isolated: Isolated<'_, P>, ahead: &[Folio], copier: &C) -> usize {
@@ -369,6 +376,12 @@ impl<P: Deferral> Waiting<P> for Ledger<P::Held> {
         if self.promise(base_pages) {
             return true;
         }
+        Waiting::<P>::relieve(self, platform);
+        self.promise(base_pages)
+    }
+
+    fn relieve(&mut self, platform: &mut P) -> bool {
+        let waited = !self.is_empty();
         let at_once = self.at_once();
         let mut all = Closing {
             parked: self.take(|_| true),
@@ -377,7 +390,7 @@ impl<P: Deferral> Waiting<P> for Ledger<P::Held> {
         let settled = settle(platform, &mut all.parked, at_once);
         all.ledger.note(&settled);
         drop(all);
-        self.promise(base_pages)
+        waited
     }
 
     fn room(&self) -> u64 {

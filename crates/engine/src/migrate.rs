@@ -111,6 +111,12 @@ pub(crate) trait Walk<P: Platform, C: ?Sized> {
     /// Before the folios of a batch are provided for, while nothing is locked.
     fn begin(&mut self, _platform: &mut P, _folios: &[Folio]) {}
 
+    /// There was no memory for a batch, and nothing is locked: gives up what can be given up; says
+    /// whether that was something.
+    fn relieve(&mut self, _platform: &mut P) -> bool {
+        false
+    }
+
     /// Walks the batch to its end; returns how many folios are at the destination. `ahead` is what the
     /// request names next.
     fn walk(&mut self, isolated: Isolated<'_, P>, ahead: &[Folio], copier: &C) -> usize;
@@ -328,15 +334,27 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
     }
 
     fn settle_ended(&mut self, worth_retrying: fn(Why) -> bool, left: &mut Vec<usize>) {
+        let mut ran_out = None;
+        // Those that memory was lacking for, and those that were not tried for that.
+        let mut starved = Vec::new();
         for (index, outcome) in self.work.ended.drain(..) {
             self.outcomes[index] = outcome;
             if let Outcome::Stayed(failure) = outcome {
-                if failure.why == Why::NoMemory {
-                    self.stopped.get_or_insert(failure);
-                } else if worth_retrying(failure.why) {
-                    left.push(index);
+                match failure.why {
+                    Why::NoMemory => {
+                        ran_out.get_or_insert(failure);
+                        starved.push(index);
+                    }
+                    Why::NotTried => starved.push(index),
+                    why if worth_retrying(why) => left.push(index),
+                    _ => {}
                 }
             }
+        }
+        if ran_out.is_some() && self.walk.relieve(self.platform) {
+            left.append(&mut starved);
+        } else {
+            self.stopped = self.stopped.or(ran_out);
         }
     }
 }

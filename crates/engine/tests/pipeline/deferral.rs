@@ -110,6 +110,34 @@ fn there_is_never_more_than_the_limit() {
 }
 
 #[test]
+fn without_memory_what_waits_settles_first() {
+    let folios: Vec<_> = (0..16)
+        .map(|page| (base(page), if page < 8 { NEAR } else { FAR }))
+        .collect();
+    let mut machine = Machine::new(&folios);
+    machine.set_limit(512);
+    machine.leave_room(FAR, 0);
+    let mut ledger = ledger(64);
+    let copier = ScriptedCopier::good();
+    let away = Request::new((8..16).map(base).collect(), NEAR);
+    defer(&mut machine, &copier, away, &mut ledger);
+    // Their frames are the only ones there are.
+    let there = Request::new((0..8).map(base).collect(), FAR);
+    let report = defer(&mut machine, &copier, there, &mut ledger);
+    assert_eq!((report.deferred(), report.stopped), (8, None));
+    assert!((8..16).all(|page| machine.tier_of(base(page)) == NEAR));
+    machine.check();
+    // Nothing is left that would give any back.
+    let more = Request::new((8..16).map(base).collect(), FAR);
+    let report = defer(&mut machine, &copier, more, &mut ledger);
+    assert_eq!(
+        report.stopped.map(|failure| failure.why),
+        Some(Why::NoMemory)
+    );
+    machine.check();
+}
+
+#[test]
 fn a_folio_that_never_finds_room_goes_at_once() {
     let mut machine = Machine::new(&[(folio(0, 9), NEAR), (base(600), NEAR)]);
     let mut ledger = ledger(100);

@@ -1197,6 +1197,8 @@ impl Deferral for Machine {
     }
 
     fn take_up(&mut self, entries: &mut [Entry<Held>]) {
+        // Settling gives frames back.
+        self.out_of_memory = false;
         self.programs_run();
         for entry in &mut *entries {
             assert_eq!(entry.held.stage, Stage::Parked);

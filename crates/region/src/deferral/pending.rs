@@ -224,13 +224,16 @@ impl<H> Pending<H> {
         settlement
     }
 
-    fn settle_all<P: Defers<Held = H>>(&self, cause: Cause, platform: &mut P) {
+    /// Says whether anything waited.
+    fn settle_all<P: Defers<Held = H>>(&self, cause: Cause, platform: &mut P) -> bool {
+        let mut waited = false;
         loop {
             let _settling = lock(&self.settling);
             let mut some = self.take_out(|ledger| ledger.take_some(|_| true, self.at_once()));
             if some.parked.is_empty() {
-                return;
+                return waited;
             }
+            waited = true;
             self.settle_parked(cause, platform, &mut some.parked);
         }
     }
@@ -322,6 +325,10 @@ impl<H, P: Defers<Held = H>> Waiting<P> for Desk<'_, H> {
         }
         self.0.settle_all(Cause::Limit, platform);
         promise()
+    }
+
+    fn relieve(&mut self, platform: &mut P) -> bool {
+        self.0.settle_all(Cause::Limit, platform)
     }
 
     fn room(&self) -> u64 {
