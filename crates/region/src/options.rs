@@ -271,6 +271,10 @@ impl Options {
     /// already or of several nodes, is left as it is. A later migration of fewer of its pages splits
     /// the huge page.
     ///
+    /// A program that forks afterwards may find pages of it that the kernel no longer moves: they stay,
+    /// as [`Why::Pinned`](crate::Why::Pinned), where the first base page was stored to while a child
+    /// shared it.
+    ///
     /// In a region of [`PageSize::Huge`](crate::PageSize::Huge) it makes pages whole again that the
     /// kernel has split.
     /// A [deferred](Self::deferred) request makes none.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use transhume_copy::CopyJob;
 use transhume_engine::{Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Reshaped, Wait};
-use transhume_sys::advise;
+use transhume_sys::advise::{self, Advice};
 use transhume_sys::signals::HeldOff;
 
 use super::Anonymous;
@@ -41,7 +41,7 @@ use crate::layout::Layout;
 use crate::options::Neighbours;
 use crate::runs::RunSet;
 use crate::table::{FolioTable, Tally, Unlocked};
-use crate::tier::TierId;
+use crate::tier::{PageSize, TierId};
 
 /// One request's view of an anonymous region.
 #[derive(Debug)]
@@ -259,6 +259,11 @@ impl<'r> Session<'r> {
                 // or the process forks again, the folio is found busy again.
                 let address = self.memory.memory.range().start + index * self.page();
                 let _ = advise::populate_write(address..address + self.page());
+                if self.memory.page_size == PageSize::Huge {
+                    // Where a store has replaced the first part of a shared huge page, the kernel takes
+                    // the other parts for shared for ever. The contents in a new huge page are not.
+                    let _ = advise::advise(address..address + self.page(), Advice::Collapse);
+                }
             }
         }
         leaving.sort_unstable();
