@@ -106,17 +106,19 @@ impl<H> Stores<'_, H> {
         true
     }
 
+    /// For locked folios.
     fn try_let_go(&self, folios: Range<usize>, waiters: Waiters) -> Result<(), CallError> {
         let unprotected = self
             .uffd
             .write_protect(self.bytes(&folios), Protection::Unprotect(waiters));
-        match unprotected {
-            Err(error) if error.errno != Errno::NOENT => return Err(error),
-            // Not registered: mapped anew since, and free.
-            _ => {}
-        }
+        // After an error too, which does not say how far the call has come. The folios are locked, so
+        // nobody relies on their bits before.
         self.are_free(&folios);
-        Ok(())
+        match unprotected {
+            // Not registered: mapped anew since, and free.
+            Err(error) if error.errno != Errno::NOENT => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Lets stores go to locked folios that are at their source, whatever it takes, and wakes who
