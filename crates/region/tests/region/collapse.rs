@@ -270,7 +270,7 @@ fn shared_pages() {
     });
 }
 
-/// Three for a huge page: out, the page table, in.
+/// Three for a huge page: out, the page table, in; and one more where the pool gives frames back.
 fn shootdowns() {
     let region = two_nodes(2048).pins(Pins::Declared).build().unwrap();
     under_a_herd(&region, || {
@@ -279,7 +279,7 @@ fn shootdowns() {
         let report = migrate(&region, 512.., "far", &collapsing());
         assert_eq!(report.reshaped.collapsed, 3);
         let shootdowns = report.shootdowns.unwrap();
-        assert!(shootdowns <= 9, "{shootdowns} for three huge pages");
+        assert!(shootdowns <= 12, "{shootdowns} for three huge pages");
     });
 }
 

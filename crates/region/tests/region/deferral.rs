@@ -294,10 +294,10 @@ fn one_shootdown_for_many(kind: Kind) {
         let rounds = PAGES.div_ceil(kind.at_once) as u64;
         assert_eq!(settlement.counts.rounds, rounds);
         if rounds > 1 {
-            // Out and in, for each page table.
+            // Out and in, for each page table, and one more where the pool gives the old frames back.
             let switches = settlement.shootdowns.unwrap();
             assert!(
-                switches <= 2 * rounds,
+                switches <= 3 * rounds,
                 "{switches} for {rounds} page tables"
             );
         }
