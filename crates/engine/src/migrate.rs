@@ -273,8 +273,11 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
             }
             self.walk.begin(self.platform, &folios);
             self.platform.provision(&folios, self.request.to);
-            // A later pass has gaps, so nothing is known to come next.
-            let ahead = if retry.is_some() { total } else { next };
+            // What a later pass comes to has gaps, so it names nothing.
+            let ahead = match retry {
+                None => &self.request.folios[next..],
+                Some(_) => &[],
+            };
             self.one_batch(company, &batch, ahead);
             self.learn();
             self.settle_ended(worth_retrying, &mut left);
@@ -284,7 +287,7 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
         self.pending = Some(left);
     }
 
-    fn one_batch(&mut self, company: Company, batch: &[(usize, Folio)], ahead: usize) {
+    fn one_batch(&mut self, company: Company, batch: &[(usize, Folio)], ahead: &[Folio]) {
         self.work.counts.batches += 1;
         let isolated = match (company, batch) {
             (Company::Alone, &[(index, folio)]) => {
@@ -292,7 +295,6 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
             }
             _ => Isolated::gather(self.platform, &mut self.work, batch, self.request.to),
         };
-        let ahead = self.request.folios.get(ahead..).unwrap_or_default();
         let moved = self.walk.walk(isolated, ahead, self.copier);
         if moved > 0 && self.first_folio.is_none() {
             self.first_folio = Some(self.platform.now());

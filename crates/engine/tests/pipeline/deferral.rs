@@ -138,6 +138,23 @@ fn without_memory_what_waits_settles_first() {
 }
 
 #[test]
+fn a_hold_is_told_what_comes_next() {
+    let mut machine = Machine::with_base_pages(20);
+    // A later pass tries it again, and comes to nothing else.
+    machine.set_troubles(&[fails(Call::Hold, base(2), Why::Busy, 1)]);
+    let mut ledger = ledger(64);
+    let mut request = Request::new(machine.folios(), FAR);
+    request.limit.base_pages = pages(8);
+    machine.set_limit(64);
+    let report = defer(&mut machine, &ScriptedCopier::good(), request, &mut ledger);
+    assert_eq!((report.deferred(), report.counts.retries), (20, 1));
+    let names = |from: u64| (from..20).map(base).collect::<Vec<_>>();
+    assert_eq!(machine.aheads, [names(8), names(16), names(20), names(20)]);
+    machine.check();
+    settle_all(&mut machine, &mut ledger);
+}
+
+#[test]
 fn a_folio_that_never_finds_room_goes_at_once() {
     let mut machine = Machine::new(&[(folio(0, 9), NEAR), (base(600), NEAR)]);
     let mut ledger = ledger(100);

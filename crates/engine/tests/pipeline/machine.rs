@@ -311,6 +311,8 @@ pub(crate) struct Machine {
     pub(crate) flushed: Vec<u64>,
     /// The folios of each batch.
     pub(crate) batches: Vec<Vec<Folio>>,
+    /// The folios that each hold was told come next.
+    pub(crate) aheads: Vec<Vec<Folio>>,
     /// The folios whose locks were given up, in order.
     pub(crate) released: Vec<Folio>,
 }
@@ -355,6 +357,7 @@ impl Machine {
             asked: BTreeMap::new(),
             flushed: Vec::new(),
             batches: Vec::new(),
+            aheads: Vec::new(),
             released: Vec::new(),
         };
         for &(folio, tier) in folios {
@@ -1150,10 +1153,11 @@ impl Platform for Machine {
 }
 
 impl Deferral for Machine {
-    fn hold(&mut self, entries: &mut [Entry<Held>], _ahead: &[Folio]) {
+    fn hold(&mut self, entries: &mut [Entry<Held>], ahead: &[Folio]) {
         self.programs_run();
         assert!(!entries.is_empty());
         self.tally.holds += 1;
+        self.aheads.push(ahead.to_vec());
         for entry in entries {
             let folio = entry.folio();
             assert!(entry.is_alive());
