@@ -39,7 +39,7 @@ use crate::generation::Generation;
 use crate::ledger::{Ledger, Pair, Parked};
 use crate::migrate::{Request, Walk, serve};
 use crate::platform::{Entry, Place, Platform, Wait};
-use crate::report::{Counts, Outcome, Report, Times};
+use crate::report::{Began, Counts, Outcome, Report, Times};
 
 /// What deferral asks of whoever owns the page tables, beyond [`Platform`].
 ///
@@ -281,8 +281,7 @@ pub fn settle<P: Deferral>(
     parked: &mut Parked<P::Held>,
     at_once: NonZeroU64,
 ) -> Settlement {
-    let began = platform.now();
-    let shootdowns_before = platform.shootdowns();
+    let began = Began::now(platform);
     let mut settlement = Settlement::default();
     settlement.outcomes.reserve(parked.len());
     let mut work = Work::with_capacity(0);
@@ -322,10 +321,7 @@ pub fn settle<P: Deferral>(
     }
     settlement.counts = work.counts;
     settlement.times = work.times;
-    settlement.times.total = platform.now().saturating_sub(began);
-    settlement.shootdowns = shootdowns_before
-        .zip(platform.shootdowns())
-        .map(|(before, after)| after.saturating_sub(before));
+    settlement.shootdowns = began.measure(platform, &mut settlement.times, None);
     settlement
 }
 

@@ -18,8 +18,9 @@ use crate::batch::{Isolated, Pairs, Side, Work};
 use crate::failure::{Failure, Step, Why};
 use crate::folio::Folio;
 use crate::limit::{Limit, StallGovernor};
-use crate::migrate::{ASYNC_PASSES, Mode, Reason, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES};
-use crate::report::Outcome;
+use crate::migrate::Reason;
+use crate::mode::{Company, Mode, Pass};
+use crate::report::{Began, Outcome};
 
 /// What is to trade places, and how.
 #[derive(Clone, Debug)]
@@ -59,16 +60,13 @@ where
     P: Exchange,
     S: Swapper<P::SwapJob> + ?Sized,
 {
-    let began = platform.now();
-    let shootdowns_before = platform.shootdowns();
+    let began = Began::now(platform);
     let mut run = Run::new(platform, swapper, &request);
-    match request.mode {
-        Mode::Async => run.passes(ASYNC_PASSES, Company::Batch, Why::is_transient),
-        Mode::Sync => {
-            let curable = Why::is_curable_by_waiting;
-            run.passes(SYNC_BATCH_PASSES, Company::Batch, curable);
-            run.passes(SYNC_ALONE_PASSES, Company::Alone, curable);
+    for pass in request.mode.passes() {
+        if run.stopped.is_some() || run.pending.is_empty() {
+            break;
         }
+        run.pass(pass);
     }
     let Run {
         work,
@@ -78,11 +76,7 @@ where
         ..
     } = run;
     let mut times = work.times;
-    times.total = platform.now().saturating_sub(began);
-    times.first_folio = first_pair.map(|at| at.saturating_sub(began));
-    let shootdowns = shootdowns_before
-        .zip(platform.shootdowns())
-        .map(|(before, after)| after.saturating_sub(before));
+    let shootdowns = began.measure(platform, &mut times, first_pair);
     ExchangeReport {
         reason: request.reason,
         counts: ExchangeCounts::of(work.counts()),
@@ -92,13 +86,6 @@ where
         pairs: request.pairs,
         outcomes,
     }
-}
-
-/// Whether pairs go together or one at a time.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Company {
-    Batch,
-    Alone,
 }
 
 /// An exchange under way.
@@ -136,16 +123,7 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
         }
     }
 
-    fn passes(&mut self, passes: u32, company: Company, worth_retrying: fn(Why) -> bool) {
-        for _ in 0..passes {
-            if self.stopped.is_some() || self.pending.is_empty() {
-                return;
-            }
-            self.pass(company, worth_retrying);
-        }
-    }
-
-    fn pass(&mut self, company: Company, worth_retrying: fn(Why) -> bool) {
+    fn pass(&mut self, pass: Pass) {
         let pending = core::mem::take(&mut self.pending);
         let mut left = Vec::new();
         let mut batch: Vec<(usize, (Folio, Folio))> = Vec::new();
@@ -154,10 +132,7 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
         while !rest.is_empty() && self.stopped.is_none() {
             batch.clear();
             folios.clear();
-            let room = match company {
-                Company::Batch => self.governor.base_pages(),
-                Company::Alone => 1,
-            };
+            let room = self.governor.room(pass.company);
             let mut base_pages: u64 = 0;
             while let [pair, others @ ..] = rest {
                 let both = self.pairs[*pair];
@@ -176,11 +151,9 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
                 self.work.counts.retries += batch.len() as u64;
             }
             self.platform.provision_pairs(&folios);
-            self.one_batch(company, &batch);
-            if let Some((base_pages, cut_off)) = self.work.last_cut_off.take() {
-                self.governor.observe(base_pages, cut_off);
-            }
-            self.settle_ended(&batch, worth_retrying, &mut left);
+            self.one_batch(pass.company, &batch);
+            self.governor.learn(self.work.last_cut_off.take());
+            self.settle_ended(&batch, pass, &mut left);
         }
         self.is_retry = true;
         // Pairs end in the order in which their steps failed; the next pass keeps the request's.
@@ -211,7 +184,7 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
     fn settle_ended(
         &mut self,
         batch: &[(usize, (Folio, Folio))],
-        worth_retrying: fn(Why) -> bool,
+        pass: Pass,
         left: &mut Vec<usize>,
     ) {
         for (index, outcome) in self.work.ended.drain(..) {
@@ -237,7 +210,7 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
         }
         for &(pair, _) in batch {
             if let PairOutcome::Stayed(failure, _) = self.outcomes[pair]
-                && worth_retrying(failure.why)
+                && (pass.worth_retrying)(failure.why)
             {
                 left.push(pair);
             }

@@ -183,6 +183,7 @@ mod generation;
 mod ledger;
 mod limit;
 mod migrate;
+mod mode;
 mod owner;
 mod platform;
 mod report;
@@ -199,9 +200,8 @@ pub use folio::{Folio, FolioError, Order};
 pub use generation::{Generation, Generations};
 pub use ledger::{Ledger, Parked};
 pub use limit::{Limit, StallGovernor};
-pub use migrate::{
-    ASYNC_PASSES, Mode, Reason, Request, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, migrate,
-};
+pub use migrate::{Reason, Request, migrate};
+pub use mode::{ASYNC_PASSES, Mode, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES};
 pub use owner::{FolioOwner, Refused, all_or_none};
 pub use platform::{Alone, Entry, Place, Platform, Wait};
 pub use report::{Counts, FolioReport, Outcome, Report, Reshaped, Times};

@@ -3,6 +3,8 @@
 use core::num::NonZeroU64;
 use core::time::Duration;
 
+use crate::mode::Company;
+
 /// The limits of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -52,6 +54,21 @@ impl StallGovernor {
     #[must_use]
     pub fn base_pages(&self) -> u64 {
         self.base_pages
+    }
+
+    /// How many base pages the next batch may cut off when folios go so.
+    pub(crate) fn room(&self, company: Company) -> u64 {
+        match company {
+            Company::Batch => self.base_pages,
+            Company::Alone => 1,
+        }
+    }
+
+    /// Learns from the last batch, if it cut anything off: how many base pages, and for how long.
+    pub(crate) fn learn(&mut self, last_cut_off: Option<(u64, Duration)>) {
+        if let Some((base_pages, cut_off)) = last_cut_off {
+            self.observe(base_pages, cut_off);
+        }
     }
 
     /// Learns from a batch in which `base_pages` were cut off for `cut_off`.

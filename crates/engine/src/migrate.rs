@@ -7,26 +7,9 @@ use crate::copier::Copier;
 use crate::failure::{Failure, Step, Why};
 use crate::folio::Folio;
 use crate::limit::{Limit, StallGovernor};
+use crate::mode::{Company, Mode, Pass};
 use crate::platform::Platform;
-use crate::report::{Outcome, Report};
-
-/// Passes over what is left in [`Mode::Async`].
-pub const ASYNC_PASSES: u32 = 10;
-/// Batched passes in [`Mode::Sync`], before folios go one at a time.
-pub const SYNC_BATCH_PASSES: u32 = 3;
-/// Passes one folio at a time in [`Mode::Sync`].
-pub const SYNC_ALONE_PASSES: u32 = 7;
-
-/// Whether a migration may block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// It never waits for a folio: what is busy is tried again, in up to [`ASYNC_PASSES`] passes.
-    #[default]
-    Async,
-    /// First [`SYNC_BATCH_PASSES`] passes as in `Async`, then what is left goes one folio at a
-    /// time and may wait, in up to [`SYNC_ALONE_PASSES`] passes.
-    Sync,
-}
+use crate::report::{Began, Outcome, Report};
 
 /// Why one migrates; policies may depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -142,23 +125,13 @@ where
     P: Platform,
     C: Copier<P::Job> + ?Sized,
 {
-    let began = platform.now();
-    let shootdowns_before = platform.shootdowns();
+    let began = Began::now(platform);
     let mut run = Run::new(platform, copier, &request, walk);
-    match request.mode {
-        Mode::Async => run.passes(ASYNC_PASSES, Company::Batch, Why::is_transient),
-        Mode::Sync => {
-            run.passes(
-                SYNC_BATCH_PASSES,
-                Company::Batch,
-                Why::is_curable_by_waiting,
-            );
-            run.passes(
-                SYNC_ALONE_PASSES,
-                Company::Alone,
-                Why::is_curable_by_waiting,
-            );
+    for pass in request.mode.passes() {
+        if run.stopped.is_some() || run.pending.as_ref().is_some_and(Vec::is_empty) {
+            break;
         }
+        run.pass(pass);
     }
     run.settle_duplicates();
     let Run {
@@ -169,11 +142,7 @@ where
         ..
     } = run;
     let mut times = work.times;
-    times.total = platform.now().saturating_sub(began);
-    times.first_folio = first_folio.map(|at| at.saturating_sub(began));
-    let shootdowns = shootdowns_before
-        .zip(platform.shootdowns())
-        .map(|(before, after)| after.saturating_sub(before));
+    let shootdowns = began.measure(platform, &mut times, first_folio);
     Report {
         to: request.to,
         reason: request.reason,
@@ -185,13 +154,6 @@ where
         folios: request.folios,
         outcomes,
     }
-}
-
-/// Whether folios go together or one at a time.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Company {
-    Batch,
-    Alone,
 }
 
 /// A request under way.
@@ -227,16 +189,7 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
         }
     }
 
-    fn passes(&mut self, passes: u32, company: Company, worth_retrying: fn(Why) -> bool) {
-        for _ in 0..passes {
-            if self.stopped.is_some() || self.pending.as_ref().is_some_and(Vec::is_empty) {
-                return;
-            }
-            self.pass(company, worth_retrying);
-        }
-    }
-
-    fn pass(&mut self, company: Company, worth_retrying: fn(Why) -> bool) {
+    fn pass(&mut self, pass: Pass) {
         let retry = self.pending.take();
         let mut left = Vec::new();
         let mut batch: Vec<(usize, Folio)> = Vec::new();
@@ -247,10 +200,7 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
         while next < total && self.stopped.is_none() {
             batch.clear();
             folios.clear();
-            let room = match company {
-                Company::Batch => self.governor.base_pages(),
-                Company::Alone => 1,
-            };
+            let room = self.governor.room(pass.company);
             let mut base_pages: u64 = 0;
             while next < total {
                 let index = index_of(next);
@@ -278,9 +228,9 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
                 None => &self.request.folios[next..],
                 Some(_) => &[],
             };
-            self.one_batch(company, &batch, ahead);
-            self.learn();
-            self.settle_ended(worth_retrying, &mut left);
+            self.one_batch(pass.company, &batch, ahead);
+            self.governor.learn(self.work.last_cut_off.take());
+            self.settle_ended(pass, &mut left);
         }
         // Folios end in the order in which their steps failed; the next pass keeps the request's.
         left.sort_unstable();
@@ -298,12 +248,6 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
         let moved = self.walk.walk(isolated, ahead, self.copier);
         if moved > 0 && self.first_folio.is_none() {
             self.first_folio = Some(self.platform.now());
-        }
-    }
-
-    fn learn(&mut self) {
-        if let Some((base_pages, cut_off)) = self.work.last_cut_off.take() {
-            self.governor.observe(base_pages, cut_off);
         }
     }
 
@@ -335,7 +279,7 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
         }
     }
 
-    fn settle_ended(&mut self, worth_retrying: fn(Why) -> bool, left: &mut Vec<usize>) {
+    fn settle_ended(&mut self, pass: Pass, left: &mut Vec<usize>) {
         let mut ran_out = None;
         // Those that memory was lacking for, and those that were not tried for that.
         let mut starved = Vec::new();
@@ -348,7 +292,7 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
                         starved.push(index);
                     }
                     Why::NotTried => starved.push(index),
-                    why if worth_retrying(why) => left.push(index),
+                    why if (pass.worth_retrying)(why) => left.push(index),
                     _ => {}
                 }
             }

@@ -7,6 +7,7 @@ use crate::copier::CopyAnswer;
 use crate::failure::Failure;
 use crate::folio::Folio;
 use crate::migrate::Reason;
+use crate::platform::Platform;
 
 /// What became of one folio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +109,36 @@ pub struct Times {
     pub longest_cut_off: Duration,
     /// All copying together.
     pub copy: Duration,
+}
+
+/// When something began, by the platform's clock and by the machine's shootdowns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    at: Duration,
+    shootdowns: Option<u64>,
+}
+
+impl Began {
+    pub(crate) fn now(platform: &impl Platform) -> Self {
+        Self {
+            at: platform.now(),
+            shootdowns: platform.shootdowns(),
+        }
+    }
+
+    /// Fills in how long it took until now, and until its first folio; says how many shootdowns there
+    /// were meanwhile.
+    pub(crate) fn measure(
+        self,
+        platform: &impl Platform,
+        times: &mut Times,
+        first_folio: Option<Duration>,
+    ) -> Option<u64> {
+        times.total = platform.now().saturating_sub(self.at);
+        times.first_folio = first_folio.map(|at| at.saturating_sub(self.at));
+        let (before, after) = (self.shootdowns?, platform.shootdowns()?);
+        Some(after.saturating_sub(before))
+    }
 }
 
 /// What became of a request: one outcome a folio, never more, never fewer.
