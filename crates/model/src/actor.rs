@@ -1,0 +1,155 @@
+//! Actors: who does something on the machine, one step after the other.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shuttle::thread;
+
+use crate::act::Act;
+use crate::explore::Strategy;
+use crate::machine::{ActorId, Machine};
+
+/// One run from its beginning to its end, as actors and the scheduler see it.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) machine: Machine,
+    /// What each actor is about to do; nothing while it does it, and when it has ended.
+    pub(crate) next: Vec<Option<Act>>,
+    /// Actors that only serve others, and for which nobody waits.
+    pub(crate) serves: Vec<bool>,
+    /// The run has been judged: all go home, whatever they find.
+    pub(crate) over: bool,
+    /// It was given up because what follows has been tried.
+    pub(crate) pruned: bool,
+    pub(crate) steps: usize,
+    /// Who did what, if somebody wants to see it.
+    pub(crate) timeline: Option<Vec<Event>>,
+    note: Option<String>,
+}
+
+/// A step that was made.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub(crate) actor: ActorId,
+    pub(crate) text: String,
+}
+
+impl Run {
+    pub(crate) fn new(machine: Machine, serves: Vec<bool>, watched: bool) -> Self {
+        // The first actor is whoever sets the scene, which nobody schedules.
+        let count = serves.len() + 1;
+        Self {
+            machine,
+            next: vec![None; count],
+            serves: std::iter::once(false).chain(serves).collect(),
+            over: false,
+            pruned: false,
+            steps: 0,
+            timeline: watched.then(Vec::new),
+            note: None,
+        }
+    }
+
+    fn show(&mut self, actor: ActorId, act: Act) {
+        let note = self.note.take();
+        if let Some(timeline) = &mut self.timeline {
+            let text = match note {
+                Some(note) => format!("{act}: {note}"),
+                None => act.to_string(),
+            };
+            timeline.push(Event { actor, text });
+        }
+    }
+}
+
+/// A run that several look at; all on one thread, in turns.
+pub(crate) type Shared = Arc<Mutex<Run>>;
+/// Who decides what is not decided.
+pub(crate) type Chooser = Arc<Mutex<dyn Strategy>>;
+
+/// Locks what is only ever used by one at a time.
+pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Somebody who acts on the machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Actor {
+    pub(crate) run: Shared,
+    pub(crate) chooser: Chooser,
+    pub(crate) id: ActorId,
+}
+
+/// What a step may do.
+pub(crate) struct Step<'s> {
+    pub(crate) machine: &'s mut Machine,
+    note: &'s mut Option<String>,
+    watched: bool,
+    chooser: &'s Chooser,
+}
+
+impl Step<'_> {
+    /// Says more of the step in a timeline.
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.watched {
+            *self.note = Some(text());
+        }
+    }
+
+    /// Whether a call that may fail does so here, which is tried both ways.
+    pub(crate) fn fails(&mut self) -> bool {
+        if self.machine.failures == 0 || locked(self.chooser).choose(2) == 0 {
+            return false;
+        }
+        self.machine.failures -= 1;
+        self.note(|| "fails".to_owned());
+        true
+    }
+}
+
+/// The actor that sets the scene and looks at it in the end.
+pub(crate) const STAGE: ActorId = 0;
+
+impl Actor {
+    /// Waits for its turn and makes the step; nothing once the run is over.
+    pub(crate) fn step<R>(&self, act: Act, make: impl FnOnce(&mut Step<'_>) -> R) -> Option<R> {
+        if self.id != STAGE {
+            let mut run = locked(&self.run);
+            if run.over {
+                return None;
+            }
+            run.next[self.id] = Some(act);
+            drop(run);
+            thread::yield_now();
+        }
+        let mut run = locked(&self.run);
+        run.next[self.id] = None;
+        if run.over {
+            return None;
+        }
+        run.steps += 1;
+        let run = &mut *run;
+        let done = make(&mut Step {
+            machine: &mut run.machine,
+            note: &mut run.note,
+            watched: run.timeline.is_some(),
+            chooser: &self.chooser,
+        });
+        run.show(self.id, act);
+        Some(done)
+    }
+
+    /// Looks at what nobody else changes now, so that it is part of the last step.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
+        look(&locked(&self.run).machine)
+    }
+
+    /// Changes what nobody else looks at.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Machine) -> R) -> R {
+        change(&mut locked(&self.run).machine)
+    }
+
+    /// Whether the run is over.
+    pub(crate) fn is_over(&self) -> bool {
+        locked(&self.run).over
+    }
+}

@@ -1,0 +1,63 @@
+//! The reduced search meets every end that all orders have, each in fewer runs.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use super::{Exhaustive, Recorded};
+use crate::actor::locked;
+use crate::check::{Tally, run};
+use crate::roles::{Role, load, store};
+use crate::setup::{Setup, to_1};
+
+/// How many orders there are, and all ends.
+fn ends(setup: &Setup, search: Exhaustive) -> (u64, BTreeSet<String>) {
+    let strategy = Arc::new(Mutex::new(Recorded::new(search)));
+    let tally = Arc::new(Mutex::new(Tally::of_ends()));
+    run(setup.clone(), None, &strategy, &tally, &Arc::default());
+    let tally = std::mem::take(&mut *locked(&tally));
+    assert_eq!(tally.violation, None);
+    (tally.orders, tally.ends.unwrap_or_default())
+}
+
+fn compare(setup: &Setup, least_ends: usize) {
+    let (all, all_ends) = ends(setup, Exhaustive::naive());
+    let (some, some_ends) = ends(setup, Exhaustive::default());
+    assert_eq!(some_ends, all_ends);
+    assert!(all_ends.len() >= least_ends, "{all_ends:?}");
+    assert!(some < all, "{some} of {all}");
+}
+
+#[test]
+fn a_batch_ends_as_in_all_orders() {
+    let scene = Setup::new(1, 1)
+        .program(&[store(0)])
+        .with(to_1(&[0]).role());
+    compare(&scene, 1);
+}
+
+#[test]
+fn two_programs_end_as_in_all_orders() {
+    let scene = Setup::new(1, 1)
+        .program(&[store(0), load(0)])
+        .program(&[store(0)])
+        .with(Role::Lock { page: 0 });
+    compare(&scene, 2);
+}
+
+#[test]
+fn requests_that_meet_end_as_in_all_orders() {
+    let scene = Setup::new(1, 1)
+        .free(&[1, 2])
+        .with(to_1(&[0]).role())
+        .with(Role::Pin { space: 0, page: 0 });
+    compare(&scene, 2);
+}
+
+#[test]
+fn failures_are_tried_at_every_call() {
+    let scene = Setup::new(1, 1).failures(1).with(to_1(&[0]).role());
+    let (orders, ends) = ends(&scene, Exhaustive::default());
+    // One without a failure, and one for each call that can fail; where there is no memory it stays.
+    assert_eq!(orders, 6);
+    assert_eq!(ends.len(), 2, "{ends:?}");
+}

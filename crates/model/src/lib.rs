@@ -1,0 +1,27 @@
+//! A simulated machine under the real engine, and a checker that explores the orders of its events.
+//!
+//! `transhume-engine` runs here unchanged, as it runs on memory: it locks folios, unmaps them, shoots
+//! translations down, copies and maps. But the CPUs, their TLBs, the page tables, the interrupts and
+//! the frames are simulated, and each thing that one can see of another is a step. Which step comes next is
+//! decided by a search, so that orders are met which a machine shows once in years.
+#![forbid(unsafe_code)]
+
+mod act;
+mod actor;
+mod bug;
+mod case;
+mod check;
+mod explore;
+mod machine;
+mod oracle;
+mod platform;
+mod roles;
+mod seed;
+mod setup;
+mod timeline;
+
+pub use bug::Bug;
+pub use case::Case;
+pub use check::{Orders, Progress, Verdict, Violation, check, replay};
+pub use seed::{NoSeed, Seed, Written};
+pub use timeline::Timeline;

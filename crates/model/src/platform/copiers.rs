@@ -1,0 +1,213 @@
+//! What copies on the machine: the CPU, and a device with channels.
+
+use transhume_engine::{CopyAnswer, SwapAnswer};
+
+use super::{Held, Job};
+use crate::act::Act;
+use crate::actor::{Actor, locked};
+use crate::bug::Bug;
+use crate::machine::{Descriptor, FrameId, Machine, Progress};
+
+/// Copies word by word on the CPU of the actor.
+pub(super) fn copy_words(actor: &Actor, job: &Job) {
+    if job.early {
+        return;
+    }
+    let Job { from, to, .. } = *job;
+    for word in 0..job.words {
+        let act = Act::Copy { from, to, word };
+        actor.step(act, |step| step.machine.copy_word(from, to, word));
+    }
+}
+
+/// Which copier a migrator uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The CPU.
+    Cpu,
+    /// A device, whose channels each make their copies in order, and which know nothing of each
+    /// other.
+    Device,
+    /// Whichever is in use, of two.
+    InUse,
+}
+
+/// A copier for one actor.
+#[derive(Debug)]
+pub(crate) struct Copier {
+    pub(crate) actor: Actor,
+    pub(crate) kind: Kind,
+}
+
+impl transhume_engine::Copier<Job> for Copier {
+    fn name(&self) -> &str {
+        match self.kind {
+            Kind::Cpu => "cpu",
+            Kind::Device => "device",
+            Kind::InUse => "in-use",
+        }
+    }
+
+    fn copy(&self, jobs: &[Job], answers: &mut [CopyAnswer]) {
+        match self.kind {
+            Kind::Cpu => jobs.iter().for_each(|job| copy_words(&self.actor, job)),
+            Kind::Device => self.by_device(jobs),
+            Kind::InUse => self.by_the_one_in_use(jobs),
+        }
+        answers.fill(CopyAnswer::Copied);
+    }
+}
+
+impl Copier {
+    fn by_device(&self, jobs: &[Job]) {
+        let submitted = self
+            .actor
+            .step(Act::Submit, |step| step.machine.submit(jobs));
+        if let Some(list) = submitted {
+            self.actor.step(Act::AwaitCopies { list }, |_| {});
+        }
+    }
+
+    fn by_the_one_in_use(&self, jobs: &[Job]) {
+        let taken = self.actor.step(Act::TakeCopier, |step| {
+            let copier = step.machine.copier;
+            step.note(|| format!("copier {copier}"));
+            if let Some(users) = &mut step.machine.copies_by[copier] {
+                *users += 1;
+            }
+            copier
+        });
+        let Some(copier) = taken else { return };
+        for job in jobs {
+            for word in 0..job.words {
+                let (from, to) = (job.from, job.to);
+                self.actor.step(Act::Copy { from, to, word }, |step| {
+                    if step.machine.copies_by[copier].is_none() {
+                        let what = format!("copier {copier} copies after it was taken away");
+                        step.machine.violated(what);
+                    }
+                    step.machine.copy_word(from, to, word);
+                });
+            }
+        }
+        self.actor.step(Act::LeaveCopier { copier }, |step| {
+            if let Some(users) = &mut step.machine.copies_by[copier] {
+                *users -= 1;
+            }
+        });
+    }
+}
+
+impl Machine {
+    /// Queues the copies of a list, in equal parts by words; returns the number of the list.
+    fn submit(&mut self, jobs: &[Job]) -> usize {
+        let list = self.lists.len();
+        let channels = self.channels.len();
+        let words = |job: Job| (0..job.words).map(move |word| (job.from, job.to, word));
+        let mut copies: Vec<(FrameId, FrameId, usize)> = jobs
+            .iter()
+            .filter(|job| !job.early)
+            .copied()
+            .flat_map(words)
+            .collect();
+        let part = if self.has(Bug::RemainderLost) {
+            let part = copies.len() / channels;
+            copies.truncate(part * channels);
+            part
+        } else {
+            copies.len().div_ceil(channels)
+        };
+        let left = copies.len();
+        for (n, (from, to, word)) in copies.into_iter().enumerate() {
+            let last = n + 1 == left;
+            self.channels[n / part].push_back(Descriptor {
+                list,
+                from,
+                to,
+                word,
+                last,
+            });
+        }
+        self.lists.push(Progress {
+            left,
+            last_done: left == 0,
+        });
+        list
+    }
+
+    /// The device makes the next copy of a channel.
+    pub(crate) fn device(&mut self, channel: usize) {
+        if let Some(next) = self.channels[channel].pop_front() {
+            self.copy_word(next.from, next.to, next.word);
+            let progress = &mut self.lists[next.list];
+            progress.left -= 1;
+            progress.last_done |= next.last;
+        }
+    }
+
+    /// Whether the list is complete, as the driver sees it.
+    pub(crate) fn is_copied(&self, list: usize) -> bool {
+        let progress = self.lists[list];
+        if self.has(Bug::LastDescriptorOnly) {
+            progress.last_done
+        } else {
+            progress.left == 0
+        }
+    }
+}
+
+/// Swaps on the CPU, word by word.
+#[derive(Debug)]
+pub(crate) struct Swapper {
+    pub(crate) actor: Actor,
+    /// Whether it leaves pairs untouched when a call may fail.
+    pub(crate) may_leave: bool,
+}
+
+/// A swap that a pair needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SwapJob {
+    pub(crate) a: FrameId,
+    pub(crate) b: FrameId,
+    pub(crate) words: usize,
+}
+
+/// Swaps word by word on the CPU of the actor.
+pub(super) fn swap_words(actor: &Actor, a: &Held, b: &Held) {
+    let words = actor.look(|machine| machine.frames[a.source].words.len());
+    let job = SwapJob {
+        a: a.source,
+        b: b.source,
+        words,
+    };
+    swap_job(actor, job);
+}
+
+fn swap_job(actor: &Actor, job: SwapJob) {
+    let SwapJob { a, b, words } = job;
+    for word in 0..words {
+        actor.step(Act::Swap { a, b, word }, |step| {
+            let frames = &mut step.machine.frames;
+            let (of_a, of_b) = (frames[a].words[word], frames[b].words[word]);
+            frames[a].words[word] = of_b;
+            frames[b].words[word] = of_a;
+        });
+    }
+}
+
+impl transhume_engine::Swapper<SwapJob> for Swapper {
+    fn name(&self) -> &str {
+        "cpu"
+    }
+
+    fn swap(&self, pairs: &[SwapJob], answers: &mut [SwapAnswer]) {
+        for (job, answer) in pairs.iter().zip(answers) {
+            let chooser = &self.actor.chooser;
+            if self.may_leave && locked(chooser).choose(2) == 1 {
+                continue;
+            }
+            swap_job(&self.actor, *job);
+            *answer = SwapAnswer::Swapped;
+        }
+    }
+}

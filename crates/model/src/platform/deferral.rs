@@ -1,0 +1,205 @@
+//! Pairs whose switch waits, in a ledger that several actors share.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use transhume_engine::{
+    Deferral, Entry, Failure, Folio, Generation, Parked, Settlement, Step as Stage, Waiting, Why,
+    settle,
+};
+
+use super::{Held, Migrator};
+use crate::act::Act;
+use crate::actor::Actor;
+use crate::machine::{Holder, Pte};
+
+impl Deferral for Migrator {
+    fn hold(&mut self, entries: &mut [Entry<Held>], _ahead: &[Folio]) {
+        let mut spaces = Vec::new();
+        for entry in &mut *entries {
+            let page = entry.held.page;
+            for (n, &space) in entry.held.spaces.iter().enumerate() {
+                let held = self.actor.step(Act::Protect { space, page }, |step| {
+                    if n == 0 && step.fails() {
+                        return false;
+                    }
+                    if let Some(Pte::Present { writable, .. }) =
+                        step.machine.spaces[space].get_mut(&page)
+                    {
+                        *writable = false;
+                    }
+                    true
+                });
+                if held == Some(false) {
+                    entry.fail(Failure::new(Stage::Unmap, Why::Again));
+                    break;
+                }
+                spaces.push(space);
+            }
+        }
+        spaces.sort_unstable();
+        spaces.dedup();
+        self.flush(&spaces);
+    }
+
+    fn park(&mut self, entries: &mut [Entry<Held>]) {
+        for entry in entries {
+            let held = &mut entry.held;
+            let (page, Some(destination)) = (held.page, held.destination) else {
+                continue;
+            };
+            let source = held.source;
+            let spaces = &held.spaces;
+            let parked = self.actor.step(Act::Park { page }, |step| {
+                if step.fails() {
+                    return false;
+                }
+                let machine = &mut *step.machine;
+                machine.locks.insert(page, Holder::Ledger);
+                machine.pairs.insert(page, [source, destination]);
+                if machine.lazy {
+                    let pte = Pte::Present {
+                        frame: destination,
+                        writable: false,
+                    };
+                    for &space in spaces {
+                        machine.spaces[space].insert(page, pte);
+                    }
+                }
+                true
+            });
+            if parked == Some(false) {
+                entry.fail(Failure::new(Stage::Remap, Why::Again));
+            } else {
+                held.ahead = self.actor.look(|machine| machine.lazy);
+            }
+        }
+    }
+
+    fn take_up(&mut self, entries: &mut [Entry<Held>]) {
+        let id = self.actor.id;
+        for entry in entries {
+            let page = entry.held.page;
+            let taken = self.actor.step(Act::TakeUp { page }, |step| {
+                step.machine.locks.insert(page, Holder::Actor(id));
+                !step.fails()
+            });
+            if taken == Some(false) {
+                entry.fail(Failure::new(Stage::Unmap, Why::Again));
+            }
+        }
+    }
+
+    fn generation(&self) -> Generation {
+        let moment = self.actor.step(Act::Moment, |step| step.machine.moment());
+        moment.unwrap_or_default()
+    }
+
+    fn has_flushed(&self, since: Generation) -> bool {
+        self.actor.look(|machine| machine.lazy)
+            && self
+                .actor
+                .step(Act::HasFlushed, |step| {
+                    let flushed = step.machine.has_flushed(since);
+                    step.note(|| if flushed { "yes" } else { "no" }.to_owned());
+                    flushed
+                })
+                .unwrap_or(false)
+    }
+}
+
+/// The machine's ledger, as a request sees it.
+#[derive(Debug)]
+pub(crate) struct SharedLedger {
+    pub(crate) actor: Actor,
+}
+
+impl SharedLedger {
+    fn room_for(&self, base_pages: u64) -> bool {
+        let act = Act::Ledger { what: "room?" };
+        let promised = self.actor.step(act, |step| {
+            let promised = step.machine.ledger.promise(base_pages);
+            let (held, limit) = (step.machine.ledger.held(), step.machine.ledger.limit());
+            if held > limit.get() {
+                step.machine
+                    .violated(format!("{held} base pages wait, and {limit} may"));
+            }
+            promised
+        });
+        promised.unwrap_or(false)
+    }
+}
+
+impl Waiting<Migrator> for SharedLedger {
+    fn make_room(&mut self, platform: &mut Migrator, base_pages: u64) -> bool {
+        self.room_for(base_pages) || {
+            self.relieve(platform);
+            self.room_for(base_pages)
+        }
+    }
+
+    fn relieve(&mut self, platform: &mut Migrator) -> bool {
+        platform.settle_those(|_| true)
+    }
+
+    fn room(&self) -> u64 {
+        self.actor.look(|machine| machine.ledger.room())
+    }
+
+    fn record(
+        &mut self,
+        entries: &mut dyn Iterator<Item = Entry<Held>>,
+        recorded: Generation,
+        since: Duration,
+    ) {
+        // The entries are not lost if the run is over: nobody asks for them any more.
+        let act = Act::Ledger { what: "records" };
+        self.actor.step(act, |step| {
+            step.machine.ledger.add(entries, recorded, since);
+        });
+    }
+
+    fn withdraw(&mut self, base_pages: u64) {
+        if base_pages > 0 {
+            let act = Act::Ledger { what: "withdraws" };
+            self.actor
+                .step(act, |step| step.machine.ledger.withdraw(base_pages));
+        }
+    }
+}
+
+impl Migrator {
+    /// Settles the pairs of these folios, if they wait.
+    pub(crate) fn settle_all_of(&mut self, folios: &[Folio]) {
+        if self.actor.look(|machine| machine.defers) {
+            self.settle_those(|folio| folios.contains(&folio));
+        }
+    }
+
+    /// Settles the pairs of which `which` says so; says whether there was one.
+    pub(crate) fn settle_those(&mut self, which: impl FnMut(Folio) -> bool) -> bool {
+        let act = Act::Ledger { what: "takes out" };
+        let taken = self.actor.step(act, |step| {
+            let parked = step.machine.ledger.take(which);
+            step.note(|| format!("{} pairs", parked.len()));
+            (parked, step.machine.ledger.at_once())
+        });
+        let Some((parked, at_once)) = taken else {
+            return false;
+        };
+        self.settle(parked, at_once)
+    }
+
+    fn settle(&mut self, mut parked: Parked<Held>, at_once: NonZeroU64) -> bool {
+        if parked.is_empty() {
+            return false;
+        }
+        let settled: Settlement = settle(self, &mut parked, at_once);
+        let act = Act::Ledger { what: "closes" };
+        self.actor.step(act, |step| {
+            step.machine.ledger.note(&settled);
+            step.machine.ledger.close(parked);
+        });
+        true
+    }
+}

@@ -1,0 +1,65 @@
+//! Two folios get each other's frames.
+
+use transhume_engine::{Entry, Exchange, Failure};
+
+use super::copiers::{SwapJob, swap_words};
+use super::{Held, Migrator};
+use crate::act::Act;
+use crate::machine::Pte;
+
+impl Exchange for Migrator {
+    type SwapJob = SwapJob;
+
+    fn provision_pairs(&mut self, pairs: &[(transhume_engine::Folio, transhume_engine::Folio)]) {
+        let folios: Vec<_> = pairs.iter().flat_map(|&(a, b)| [a, b]).collect();
+        self.settle_all_of(&folios);
+    }
+
+    fn are_alike(&self, a: &Held, b: &Held) -> bool {
+        self.actor
+            .look(|machine| machine.frames[a.source].tier == machine.frames[b.source].tier)
+    }
+
+    fn pair(&mut self, a: &mut [Entry<Held>], b: &mut [Entry<Held>]) {
+        for (a, b) in a.iter_mut().zip(b) {
+            (a.held.destination, b.held.destination) = (Some(b.held.source), Some(a.held.source));
+            (a.held.exchanges, b.held.exchanges) = (true, true);
+        }
+    }
+
+    fn swap_job(&mut self, a: &mut Held, b: &mut Held) -> SwapJob {
+        let words = self
+            .actor
+            .look(|machine| machine.frames[a.source].words.len());
+        SwapJob {
+            a: a.source,
+            b: b.source,
+            words,
+        }
+    }
+
+    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), Failure> {
+        swap_words(&self.actor, a, b);
+        Ok(())
+    }
+
+    fn swap_back(&mut self, a: &mut Held, b: &mut Held) {
+        swap_words(&self.actor, a, b);
+    }
+
+    fn follow(&mut self, held: &mut Held) {
+        let (page, Some(frame)) = (held.page, held.destination) else {
+            return;
+        };
+        for &space in &held.spaces {
+            self.actor.step(Act::Remap { space, page, frame }, |step| {
+                let pte = Pte::Present {
+                    frame,
+                    writable: true,
+                };
+                step.machine.spaces[space].insert(page, pte);
+            });
+        }
+        self.reachable(page);
+    }
+}

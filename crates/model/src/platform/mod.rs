@@ -1,0 +1,475 @@
+//! The machine as the engine's platform: one step of an actor for each thing that others can see.
+
+mod copiers;
+mod deferral;
+mod exchange;
+mod owner;
+
+use std::time::Duration;
+
+use transhume_engine::{
+    Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Step as Stage, Wait, Why,
+};
+
+pub(crate) use self::copiers::{Copier, Kind, Swapper};
+pub(crate) use self::deferral::SharedLedger;
+use self::owner::Latches;
+use crate::act::Act;
+use crate::actor::Actor;
+use crate::bug::Bug;
+use crate::machine::{FrameId, Holder, Machine, Page, Pte, SpaceId};
+
+/// Where folios go: the number of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tier(pub(crate) usize);
+
+/// What is kept for a locked folio.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) page: Page,
+    pub(crate) source: FrameId,
+    pub(crate) destination: Option<FrameId>,
+    /// The address spaces that map it.
+    pub(crate) spaces: Vec<SpaceId>,
+    /// Whether the destination is a partner's frame.
+    exchanges: bool,
+    /// Whether it is mapped somewhere else than at its source, as a pair may be.
+    ahead: bool,
+    /// Whether the bytes are there already, for the bugs that copy at the wrong time.
+    early: bool,
+    /// Whether a copy has been begun.
+    copied: bool,
+}
+
+/// The copy, or the swap, that a folio needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job {
+    pub(crate) from: FrameId,
+    pub(crate) to: FrameId,
+    pub(crate) words: usize,
+    early: bool,
+}
+
+/// The pages that wait for a shootdown, by address space.
+#[derive(Debug, Default)]
+pub(crate) struct Gather {
+    spaces: Vec<SpaceId>,
+}
+
+/// An actor that migrates.
+#[derive(Debug)]
+pub(crate) struct Migrator {
+    pub(crate) actor: Actor,
+    owner: Option<Latches>,
+}
+
+impl Migrator {
+    /// One whose folios have an owner, if so.
+    pub(crate) fn new(actor: &Actor, owned: bool) -> Self {
+        Self {
+            actor: actor.clone(),
+            owner: owned.then(|| Latches::new(actor)),
+        }
+    }
+
+    /// A shootdown, until all have acknowledged it.
+    pub(crate) fn flush(&self, spaces: &[SpaceId]) {
+        flush(&self.actor, spaces);
+    }
+
+    fn held(machine: &Machine, page: Page) -> Result<Held, Failure> {
+        let object = machine.objects.get(&page).ok_or(GONE)?;
+        let source = machine.frame_of(page).ok_or(GONE)?;
+        Ok(Held {
+            page,
+            source,
+            destination: None,
+            spaces: object.spaces.clone(),
+            exchanges: false,
+            ahead: false,
+            early: false,
+            copied: false,
+        })
+    }
+
+    fn put_back(&self, held: &Held, writable: bool) {
+        let (page, frame) = (held.page, held.source);
+        for &space in &held.spaces {
+            self.actor
+                .step(Act::Putback { space, page, frame }, |step| {
+                    step.machine.pairs.remove(&page);
+                    let pte = Pte::Present { frame, writable };
+                    step.machine.spaces[space].insert(page, pte);
+                });
+        }
+    }
+
+    /// The folio is not cut off any more.
+    fn reachable(&self, page: Page) {
+        let id = self.actor.id;
+        self.actor.change(|machine| {
+            if let Some(pages) = machine.cut_off.get_mut(&id) {
+                pages.remove(&page);
+            }
+        });
+    }
+
+    fn free(&self, frame: FrameId) {
+        self.actor
+            .step(Act::Free { frame }, |step| step.machine.free(frame));
+    }
+}
+
+/// A shootdown, until all have acknowledged it.
+pub(crate) fn flush(actor: &Actor, spaces: &[SpaceId]) {
+    let sent = actor.step(Act::Send, |step| step.machine.send(spaces));
+    if let Some(flush) = sent {
+        if actor.id == crate::actor::STAGE {
+            actor.change(Machine::interrupt_all);
+        }
+        actor.step(Act::AwaitFlush { flush }, |step| step.machine.finish(flush));
+    }
+}
+
+/// There is no such folio any more, or nothing of what is said matters because the run is over.
+const GONE: Failure = Failure::new(Stage::Lock, Why::Absent);
+
+impl Platform for Migrator {
+    type Tier = Tier;
+    type Held = Held;
+    type Gather = Gather;
+    type Job = Job;
+
+    // The machine has no time of its own: what comes first is what the order says.
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn owner(&self) -> Option<&dyn FolioOwner> {
+        self.owner.as_ref().map(|owner| owner as &dyn FolioOwner)
+    }
+
+    fn provision(&mut self, folios: &[Folio], _to: Tier) {
+        if !self
+            .actor
+            .look(|machine| machine.has(Bug::DestinationBecomesSource))
+        {
+            self.settle_all_of(folios);
+        }
+    }
+
+    fn try_lock(&mut self, folio: Folio) -> Result<Held, Failure> {
+        let page = folio.page();
+        let id = self.actor.id;
+        let tried = self.actor.step(Act::TryLock { page }, |step| {
+            if step.fails() {
+                return Err(Failure::new(Stage::Lock, Why::Again));
+            }
+            let machine = &mut *step.machine;
+            let holder = machine.locks.get(&page).copied();
+            if holder == Some(Holder::Ledger) && machine.has(Bug::DestinationBecomesSource) {
+                machine.forget_pair(page);
+            } else if holder.is_some() {
+                step.note(|| "busy".to_owned());
+                return Err(Failure::new(Stage::Lock, Why::Busy));
+            }
+            let held = Self::held(step.machine, page)?;
+            step.machine.locks.insert(page, Holder::Actor(id));
+            Ok(held)
+        });
+        tried.unwrap_or(Err(GONE))
+    }
+
+    fn lock(&mut self, folio: Folio, _alone: &Alone) -> Result<Held, Failure> {
+        let page = folio.page();
+        let id = self.actor.id;
+        loop {
+            let locked = self.actor.step(Act::Lock { page }, |step| {
+                if step.machine.waits(page) {
+                    return None;
+                }
+                if step.fails() {
+                    return Some(Err(Failure::new(Stage::Lock, Why::Again)));
+                }
+                let held = Self::held(step.machine, page);
+                if held.is_ok() {
+                    step.machine.locks.insert(page, Holder::Actor(id));
+                }
+                Some(held)
+            });
+            match locked {
+                None => return Err(GONE),
+                Some(Some(locked)) => return locked,
+                // Nothing is held, so the pair can be settled here.
+                Some(None) => self.settle_all_of(&[folio]),
+            }
+        }
+    }
+
+    fn is_in(&self, _folio: Folio, held: &Held, tier: Tier) -> bool {
+        self.actor
+            .look(|machine| machine.frames[held.source].tier == tier.0)
+    }
+
+    fn reserve(&mut self, entries: &mut [Entry<Held>], to: Tier, _wait: &Wait) {
+        for entry in entries {
+            let page = entry.held.page;
+            let source = entry.held.source;
+            let act = Act::Allocate { tier: to.0, page };
+            let reserved = self.actor.step(act, |step| {
+                if step.fails() {
+                    return None;
+                }
+                let words = step.machine.frames[source].words.len();
+                let again = step.machine.stale_copies.remove(&page);
+                let frame = again.or_else(|| step.machine.allocate(to.0, words, page));
+                step.note(|| frame.map_or("none".to_owned(), |frame| format!("frame {frame}")));
+                frame.map(|frame| (frame, again.is_some()))
+            });
+            match reserved.flatten() {
+                Some((frame, copied)) => {
+                    entry.held.destination = Some(frame);
+                    entry.held.early = copied;
+                }
+                None => entry.fail(Failure::new(Stage::Reserve, Why::NoMemory)),
+            }
+        }
+    }
+
+    fn unmap(
+        &mut self,
+        _folio: Folio,
+        held: &mut Held,
+        gather: &mut Gather,
+        _wait: &Wait,
+    ) -> Result<(), Failure> {
+        let (page, source) = (held.page, held.source);
+        let id = self.actor.id;
+        for (n, &space) in held.spaces.iter().enumerate() {
+            let unmapped = self.actor.step(Act::Unmap { space, page }, |step| {
+                if n == 0 && step.fails() {
+                    return false;
+                }
+                step.machine.cut_off(id, page);
+                step.machine.spaces[space].insert(page, Pte::Migrating { source });
+                true
+            });
+            if unmapped == Some(false) {
+                return Err(Failure::new(Stage::Unmap, Why::Again));
+            }
+        }
+        gather.spaces.extend(&held.spaces);
+        if self
+            .actor
+            .look(|machine| machine.has(Bug::FreedBeforeFlush))
+        {
+            self.free(held.source);
+        }
+        Ok(())
+    }
+
+    fn shootdown(&mut self, gather: Gather, entries: &mut [Entry<Held>]) {
+        let mut spaces = gather.spaces;
+        spaces.sort_unstable();
+        spaces.dedup();
+        if self.actor.look(|machine| machine.has(Bug::NoShootdown)) {
+            return;
+        }
+        if self
+            .actor
+            .look(|machine| machine.has(Bug::CopyBeforeShootdown))
+        {
+            for entry in &mut *entries {
+                let job = self.job_of(&mut entry.held);
+                copiers::copy_words(&self.actor, &job);
+                entry.held.early = true;
+            }
+        }
+        self.flush(&spaces);
+        for entry in entries {
+            let frame = entry.held.source;
+            // The call answers for each folio; one may have failed.
+            let failed = self
+                .actor
+                .step(Act::References { frame }, |step| step.fails());
+            if failed == Some(true) {
+                entry.fail(Failure::new(Stage::Shootdown, Why::Again));
+            }
+        }
+    }
+
+    fn is_eligible(&mut self, _folio: Folio, held: &Held) -> bool {
+        if self
+            .actor
+            .look(|machine| machine.has(Bug::ReferenceDroppedInBetween))
+        {
+            return true;
+        }
+        let frame = held.source;
+        let alone = self.actor.step(Act::References { frame }, |step| {
+            step.machine.frames[frame].references == 0
+        });
+        alone.unwrap_or(true)
+    }
+
+    fn job(&mut self, _folio: Folio, held: &mut Held) -> Job {
+        self.job_of(held)
+    }
+
+    fn copy_on_cpu(&mut self, _folio: Folio, held: &mut Held) -> Result<(), Failure> {
+        self.check_references(held, Stage::Copy)?;
+        let job = self.job_of(held);
+        copiers::copy_words(&self.actor, &job);
+        Ok(())
+    }
+
+    fn remap(&mut self, entries: &mut [Entry<Held>]) {
+        for entry in entries {
+            let held = &entry.held;
+            let (page, Some(frame)) = (held.page, held.destination) else {
+                continue;
+            };
+            if self
+                .actor
+                .look(|machine| machine.has(Bug::ReferenceDroppedInBetween))
+                && let Err(failure) = self.check_references(held, Stage::Remap)
+            {
+                entry.fail(failure);
+                continue;
+            }
+            let mut failed = false;
+            for (n, &space) in held.spaces.iter().enumerate() {
+                let act = Act::Remap { space, page, frame };
+                let made = self.actor.step(act, |step| {
+                    if n == 0 && step.fails() {
+                        return false;
+                    }
+                    let pte = Pte::Present {
+                        frame,
+                        writable: true,
+                    };
+                    step.machine.pairs.remove(&page);
+                    step.machine.spaces[space].insert(page, pte);
+                    true
+                });
+                if made == Some(false) {
+                    failed = true;
+                    break;
+                }
+            }
+            if failed {
+                entry.fail(Failure::new(Stage::Remap, Why::Again));
+            } else {
+                self.reachable(page);
+            }
+        }
+    }
+
+    fn putback(&mut self, entries: &mut [Entry<Held>]) {
+        for entry in entries {
+            let held = &mut entry.held;
+            let page = held.page;
+            if std::mem::take(&mut held.ahead) {
+                // Programs may have translations to the destination, which must be gone before
+                // anybody stores to the source.
+                self.put_back(held, false);
+                self.flush(&held.spaces);
+            }
+            self.put_back(held, true);
+            self.reachable(page);
+            let exchanges = held.exchanges;
+            let Some(destination) = held.destination.take().filter(|_| !exchanges) else {
+                continue;
+            };
+            if held.copied && self.actor.look(|machine| machine.has(Bug::CopyUsedAgain)) {
+                self.actor
+                    .change(|machine| machine.stale_copies.insert(page, destination));
+            } else {
+                self.free(destination);
+            }
+        }
+    }
+
+    fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
+        for (_, held) in folios {
+            let page = held.page;
+            let freed_already = self
+                .actor
+                .look(|machine| machine.has(Bug::FreedBeforeFlush));
+            if at == Place::Destination && !held.exchanges && !freed_already {
+                self.free(held.source);
+            }
+            self.actor.step(Act::Unlock { page }, |step| {
+                step.machine.locks.remove(&page)
+            });
+        }
+    }
+}
+
+impl Migrator {
+    fn job_of(&self, held: &mut Held) -> Job {
+        held.copied = true;
+        let words = self
+            .actor
+            .look(|machine| machine.frames[held.source].words.len());
+        Job {
+            from: held.source,
+            to: held.destination.unwrap_or(held.source),
+            words,
+            early: held.early,
+        }
+    }
+
+    /// Whether somebody else refers to the frame, so that it must not be copied.
+    fn check_references(&self, held: &Held, stage: Stage) -> Result<(), Failure> {
+        let frame = held.source;
+        let referred = self.actor.step(Act::References { frame }, |step| {
+            let state = &step.machine.frames[frame];
+            let (references, pins) = (state.references, state.pins);
+            if references > 0 && pins == 0 {
+                step.machine.violated(format!(
+                    "page {} stays as pinned, though only a fault that waits for it refers to frame {frame}",
+                    held.page
+                ));
+            }
+            references > 0
+        });
+        match referred {
+            Some(true) => Err(Failure::new(stage, Why::Pinned)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Machine {
+    /// Takes all interrupts, when there is nobody else to do it.
+    pub(crate) fn interrupt_all(&mut self) {
+        for cpu in 0..self.cpus.len() {
+            while !self.cpus[cpu].inbox.is_empty() {
+                self.interrupt(cpu);
+            }
+        }
+    }
+
+    /// One more page is cut off by this actor.
+    fn cut_off(&mut self, actor: usize, page: Page) {
+        let pages = self.cut_off.entry(actor).or_default();
+        pages.insert(page);
+        let base_pages = |page: &Page| self.objects.get(page).map_or(0, |o| o.folio.base_pages());
+        let sum: u64 = pages.iter().map(base_pages).sum();
+        let limit = self.limits.get(&actor).copied().unwrap_or(u64::MAX);
+        if sum > limit && pages.len() > 1 {
+            let what = format!("{sum} base pages are cut off at once, and {limit} may be");
+            self.violated(what);
+        }
+    }
+
+    /// What the bug does that knows of a page only where it is going.
+    fn forget_pair(&mut self, page: Page) {
+        let folio = self.objects[&page].folio;
+        drop(self.ledger.take(|other| other == folio));
+        if let Some([source, _]) = self.pairs.remove(&page) {
+            self.free(source);
+        }
+    }
+}

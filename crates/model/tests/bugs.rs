@@ -1,0 +1,94 @@
+//! Each bug that the field is known to have made is found, and its order can be seen again.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use transhume_model::{Bug, Case, Orders, Progress, Seed, Violation, check, replay};
+
+fn find(bug: Bug, orders: Orders) -> Option<Violation> {
+    let case = Case::by_name(bug.case()).unwrap();
+    check(case, Some(bug), orders, &Arc::new(Progress::default())).violation
+}
+
+/// The order of the violation, made again from what is printed of it.
+fn again(bug: Bug, violation: &Violation) -> (Option<String>, String) {
+    let seed: Seed = violation.seed.to_string().parse().unwrap();
+    assert_eq!(seed, violation.seed);
+    let case = Case::by_name(bug.case()).unwrap();
+    let (what, timeline) = replay(case, Some(bug), &seed);
+    (what, timeline.to_string())
+}
+
+#[test]
+fn each_is_found_among_all_orders() {
+    for bug in Bug::ALL {
+        let found = find(bug, Orders::Exhaustive);
+        let violation = found.unwrap_or_else(|| unreachable!("{} is not found", bug.name()));
+        let seen = (Some(violation.what.clone()), violation.timeline.to_string());
+        assert_eq!(again(bug, &violation), seen, "{}", bug.name());
+        assert!(violation.timeline.len() > 4, "{}", bug.name());
+        // Without the bug nothing is wrong with that order.
+        let case = Case::by_name(bug.case()).unwrap();
+        assert_eq!(
+            replay(case, None, &violation.seed).0,
+            None,
+            "{}",
+            bug.name()
+        );
+    }
+}
+
+#[test]
+fn each_is_found_by_chance() {
+    for bug in Bug::ALL {
+        let orders = Orders::Random {
+            seed: 1,
+            count: 100_000,
+        };
+        let found = find(bug, orders);
+        let violation = found.unwrap_or_else(|| unreachable!("{} is not found", bug.name()));
+        let seen = (Some(violation.what.clone()), violation.timeline.to_string());
+        assert_eq!(again(bug, &violation), seen, "{}", bug.name());
+    }
+}
+
+#[test]
+fn names_are_told_from_each_other() {
+    let names: BTreeSet<_> = Bug::ALL.into_iter().map(Bug::name).collect();
+    assert_eq!(names.len(), Bug::ALL.len());
+    for bug in Bug::ALL {
+        assert_eq!(Bug::by_name(bug.name()), Some(bug));
+    }
+    assert_eq!(Bug::by_name("no-such-bug"), None);
+    let names: BTreeSet<_> = Case::ALL.iter().map(|case| case.name).collect();
+    assert_eq!(names.len(), Case::ALL.len());
+    assert!(Case::by_name("no-such-case").is_none());
+}
+
+#[test]
+fn what_is_no_seed_is_refused() {
+    for text in ["", "y01", "x0-1", "xA", "1.5", "-1", "99999999999999999999"] {
+        let refused = text.parse::<Seed>().unwrap_err();
+        assert!(refused.to_string().contains("is no seed"), "{text}");
+    }
+    assert_eq!("7".parse::<Seed>().unwrap(), Seed::Number(7));
+    assert_eq!("x0z".parse::<Seed>().unwrap().to_string(), "x0z");
+}
+
+#[test]
+fn a_timeline_has_a_column_for_each_who_acts() {
+    let violation = find(Bug::SleepsOnLatch, Orders::Exhaustive).unwrap();
+    assert!(violation.what.starts_with("deadlock"), "{}", violation.what);
+    let shown = violation.timeline.to_string();
+    let head = shown.lines().next().unwrap();
+    assert!(
+        head.contains("migrator to 1") && head.contains("journal"),
+        "{shown}"
+    );
+    assert!(
+        shown.lines().any(|line| line.ends_with("latches page 1")),
+        "{shown}"
+    );
+}
