@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use transhume_copy::Reasons;
+use transhume_model::{Bug, Case, Seed};
 use transhume_process::{Select, Shares, UnknownSelect};
 use transhume_region::PageSize;
 
@@ -24,6 +25,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Migrates live memory in several ways and shows what each step is worth
     Bench(Bench),
+    /// Runs the engine on a simulated machine through the orders of its events, and looks whether any is wrong
+    #[command(after_help = CHECK_EXIT)]
+    Check(Check),
     /// Lists the copiers, here or of a running application, where it can change which is in use
     Engines(Engines),
     /// Shows where the memory of a process is
@@ -40,6 +44,41 @@ pub(crate) enum Command {
 
 const MOVE_EXIT: &str = "Exit status: 0 everything is where it was to go; 3 some of it stayed, and the \
     table says why; 2 it was refused, nothing was done; 1 something failed.";
+
+const CHECK_EXIT: &str = "Exit status: 0 nothing was violated and every known bug was found; 1 something \
+    was violated, which is shown step by step, or a bug was not found; 2 it was refused; 130 it was interrupted.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Only this case, and the bugs that are looked for in it
+    #[arg(long, value_name = "NAME", value_parser = case)]
+    pub(crate) case: Option<&'static Case>,
+    /// Only small scenes, in all orders that differ in what anybody can see
+    #[arg(long, conflicts_with = "random")]
+    pub(crate) exhaustive: bool,
+    /// Only large scenes, in so many orders by chance, all cases together
+    #[arg(long, value_name = "N")]
+    pub(crate) random: Option<NonZeroU64>,
+    /// The seed of the first order by chance; with --case or --bug alone, the one order to be shown
+    #[arg(long, value_name = "SEED")]
+    pub(crate) seed: Option<Seed>,
+    /// Switches a known bug on, and looks for nothing else
+    #[arg(long, value_name = "NAME", value_parser = bug, conflicts_with = "case")]
+    pub(crate) bug: Option<Bug>,
+    /// Writes what was found as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+fn case(name: &str) -> Result<&'static Case, String> {
+    let names = || Case::ALL.iter().map(|case| case.name).collect::<Vec<_>>();
+    Case::by_name(name).ok_or_else(|| format!("the cases are {}", names().join(", ")))
+}
+
+fn bug(name: &str) -> Result<Bug, String> {
+    let names = || Bug::ALL.map(Bug::name).join(", ");
+    Bug::by_name(name).ok_or_else(|| format!("the known bugs are {}", names()))
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Herd {

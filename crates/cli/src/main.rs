@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod check;
 mod context;
 mod engines;
 mod error;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Bench(args) => bench::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Engines(args) => engines::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Herd(args) => herd::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Map(args) => map::run(&args).map(|()| ExitCode::SUCCESS),

@@ -27,6 +27,8 @@ pub(crate) enum Act {
     TryLock { page: Page },
     /// Takes it, and waits for it.
     Lock { page: Page },
+    /// Waits until the lock is free or can be had, and takes nothing.
+    AwaitLock { page: Page },
     /// Gives it up.
     Unlock { page: Page },
     /// Takes a free frame.
@@ -174,7 +176,7 @@ impl Act {
             }
             Self::Interrupt { cpu } => !machine.cpus[cpu].inbox.is_empty(),
             Self::AwaitFlush { flush } => machine.is_flushed(flush),
-            Self::Lock { page } => {
+            Self::Lock { page } | Self::AwaitLock { page } => {
                 !machine.locks.contains_key(&page)
                     || machine.waits(page)
                     || !machine.objects.contains_key(&page)
@@ -223,6 +225,7 @@ impl Act {
                 writes |= lock(page);
                 reads |= object(page) | LEDGER | pte(0, page) | pte(1, page) | PAIRS;
             }
+            Self::AwaitLock { page } => reads |= lock(page) | object(page) | LEDGER,
             Self::Unlock { page } => writes |= lock(page),
             Self::Allocate { tier: from, .. } => writes |= tier(from),
             Self::Unmap { space, page } | Self::Protect { space, page } => {
@@ -320,11 +323,12 @@ impl fmt::Display for Act {
             }
             Self::Fault { page, .. } => write!(f, "page {page} is back"),
             Self::StoreFault { page, .. } => write!(f, "page {page}: hold ends or settles"),
-            Self::Interrupt { .. } => f.write_str("flushes its TLB"),
+            Self::Interrupt { .. } => f.write_str("interrupt: flushes its TLB"),
             Self::Send => f.write_str("sends a shootdown"),
             Self::AwaitFlush { flush } => write!(f, "shootdown {flush} is acknowledged"),
             Self::TryLock { page } => write!(f, "try-locks page {page}"),
             Self::Lock { page } => write!(f, "locks page {page}"),
+            Self::AwaitLock { page } => write!(f, "page {page} is not locked"),
             Self::Unlock { page } => write!(f, "unlocks page {page}"),
             Self::Allocate { tier, page } => write!(f, "a frame of tier {tier} for page {page}"),
             Self::Unmap { space, page } => write!(f, "unmaps page {page}{}", Of(*space)),
@@ -348,7 +352,7 @@ impl fmt::Display for Act {
             Self::Latch { page } => write!(f, "latches page {page}"),
             Self::Unlatch { page } => write!(f, "unlatches page {page}"),
             Self::Submit => f.write_str("submits copies"),
-            Self::Device { .. } => f.write_str("copies a word"),
+            Self::Device { channel } => write!(f, "channel {channel} copies a word"),
             Self::AwaitCopies { .. } => f.write_str("copies are complete"),
             Self::TakeCopier => f.write_str("takes the copier"),
             Self::LeaveCopier { copier } => write!(f, "is done with copier {copier}"),

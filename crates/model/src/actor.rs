@@ -7,6 +7,7 @@ use shuttle::thread;
 use crate::act::Act;
 use crate::explore::Strategy;
 use crate::machine::{ActorId, Machine};
+use crate::roles::Role;
 
 /// One run from its beginning to its end, as actors and the scheduler see it.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(crate) struct Run {
     pub(crate) next: Vec<Option<Act>>,
     /// Actors that only serve others, and for which nobody waits.
     pub(crate) serves: Vec<bool>,
+    pub(crate) titles: Vec<String>,
     /// The run has been judged: all go home, whatever they find.
     pub(crate) over: bool,
     /// It was given up because what follows has been tried.
@@ -34,13 +36,14 @@ pub(crate) struct Event {
 }
 
 impl Run {
-    pub(crate) fn new(machine: Machine, serves: Vec<bool>, watched: bool) -> Self {
-        // The first actor is whoever sets the scene, which nobody schedules.
-        let count = serves.len() + 1;
+    /// A run with those actors, after the one who sets the scene.
+    pub(crate) fn new(machine: Machine, roles: &[Role], watched: bool) -> Self {
+        let serve = roles.iter().map(Role::serves);
         Self {
             machine,
-            next: vec![None; count],
-            serves: std::iter::once(false).chain(serves).collect(),
+            next: vec![None; roles.len() + 1],
+            serves: std::iter::once(false).chain(serve).collect(),
+            titles: titles(roles),
             over: false,
             pruned: false,
             steps: 0,
@@ -59,6 +62,12 @@ impl Run {
             timeline.push(Event { actor, text });
         }
     }
+}
+
+/// Who they are, after the one who sets the scene.
+pub(crate) fn titles(roles: &[Role]) -> Vec<String> {
+    let stage = std::iter::once("at the end".to_owned());
+    stage.chain(roles.iter().map(Role::title)).collect()
 }
 
 /// A run that several look at; all on one thread, in turns.

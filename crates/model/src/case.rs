@@ -30,10 +30,11 @@ impl Case {
             name: "batch",
             about: "a batch against programs that load and store",
             small: || {
-                Setup::new(1, 1)
+                Setup::new(2, 1)
                     .moves_all()
-                    .program(&[store(0), load(0)])
-                    .with(to_1(&[0]).role())
+                    .program(&[store(0), load(1)])
+                    .program(&[store(1), load(0)])
+                    .with(to_1(&[0, 1]).role())
             },
             large: || {
                 Setup::new(4, 2)
@@ -48,11 +49,12 @@ impl Case {
             name: "sync",
             about: "a folio whose lock is taken for a while, and a request that may wait",
             small: || {
-                Setup::new(1, 1)
+                Setup::new(2, 1)
                     .moves_all()
-                    .program(&[store(0)])
+                    .program(&[store(0), load(1)])
                     .with(Role::Lock { page: 0 })
-                    .with(to_1(&[0]).sync().role())
+                    .with(Role::Lock { page: 1 })
+                    .with(to_1(&[0, 1]).sync().role())
             },
             large: || {
                 Setup::new(3, 1)
@@ -67,7 +69,12 @@ impl Case {
         Self {
             name: "exchange",
             about: "two folios trade places, with no free frame",
-            small: || exchange().program(&[store(0), load(1)]),
+            small: || {
+                exchange()
+                    .failures(1)
+                    .program(&[store(0), load(1)])
+                    .program(&[load(0)])
+            },
             large: || {
                 Setup::new(4, 2)
                     .free(&[])
@@ -82,7 +89,11 @@ impl Case {
         Self {
             name: "deferred-store",
             about: "a store to a page whose switch waits",
-            small: || deferred(1).program(&[store(0), load(0)]),
+            small: || {
+                deferred(1)
+                    .program(&[store(0), load(0)])
+                    .program(&[load(0), store(0)])
+            },
             large: || {
                 deferred(3)
                     .lazy()
@@ -113,12 +124,10 @@ impl Case {
             name: "deferred-flush",
             about: "shootdowns for other reasons, which spare a pair its own",
             small: || {
-                Setup::new(2, 1)
-                    .free(&[1, 1])
+                deferred(1)
                     .lazy()
                     .program(&[load(0)])
-                    .with(to_1(&[0]).deferred().role())
-                    .with(Role::Replace { page: 1 })
+                    .with(Role::Flush { space: 0 })
                     .with(Role::Settle { times: 1 })
             },
             large: || {
@@ -160,6 +169,7 @@ impl Case {
                 Setup::new(1, 1)
                     .free(&[1, 2])
                     .lazy()
+                    .patient()
                     .program(&[load(0)])
                     .with(to_1(&[0]).deferred().role())
                     .with(to_1(&[0]).to(2).role())
@@ -181,6 +191,7 @@ impl Case {
                 Setup::new(2, 1)
                     .folio(1, 0, 2, &[0])
                     .free(&[1])
+                    .patient()
                     .program(&[load(0)])
                     .with(to_1(&[0]).deferred().role())
                     .with(pairs(&[(0, 1)], Mode::Async))
@@ -241,6 +252,7 @@ impl Case {
                     .moves_all()
                     .device(2)
                     .program(&[store(0), load(0).of_word(2)])
+                    .program(&[store(0).of_word(2)])
                     .with(to_1(&[0]).by(Kind::Device).role())
             },
             large: || {
@@ -258,7 +270,8 @@ impl Case {
             small: || {
                 Setup::new(2, 1)
                     .moves_all()
-                    .with(to_1(&[0, 1]).by(Kind::InUse).at_a_time(1).role())
+                    .with(to_1(&[0]).by(Kind::InUse).role())
+                    .with(to_1(&[1]).by(Kind::InUse).role())
                     .with(Role::ChangeCopier)
             },
             large: || {
@@ -276,7 +289,9 @@ impl Case {
             small: || {
                 Setup::new(2, 1)
                     .owned()
-                    .with(to_1(&[0, 1]).role())
+                    .moves_all()
+                    .program(&[store(0)])
+                    .with(to_1(&[0, 1]).sync().role())
                     .with(Role::Journal { pages: vec![1, 0] })
             },
             large: || {
@@ -315,7 +330,7 @@ impl Case {
             about: "any call fails, once",
             small: || {
                 Setup::new(1, 1)
-                    .failures(1)
+                    .failures(2)
                     .program(&[store(0), load(0)])
                     .with(to_1(&[0]).role())
             },
@@ -330,7 +345,7 @@ impl Case {
         Self {
             name: "deferred-failures",
             about: "any call of a migration that is deferred fails, once",
-            small: || deferred(1).lazy().failures(1).program(&[load(0)]),
+            small: || deferred(1).lazy().failures(2).program(&[load(0), store(0)]),
             large: || {
                 deferred(3)
                     .failures(3)
@@ -363,10 +378,11 @@ impl Case {
             small: || {
                 Setup::new(1, 1)
                     .folio(0, 0, 0, &[0, 1])
-                    .moves_all()
+                    .patient()
                     .program(&[store(0)])
-                    .program_in(1, &[load(0)])
+                    .program_in(1, &[load(0), store(0)])
                     .with(to_1(&[0]).role())
+                    .with(Role::Exit { space: 1 })
             },
             large: || {
                 Setup::new(3, 1)
@@ -385,7 +401,8 @@ impl Case {
                 Setup::new(1, 1)
                     .folio(2, 1, 0, &[0])
                     .moves_all()
-                    .program(&[store(2).of_word(1)])
+                    .program(&[store(2).of_word(1), load(0)])
+                    .program(&[load(2).of_word(1)])
                     .with(to_1(&[0, 2]).at_a_time(2).role())
             },
             large: || {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use shuttle::{Config, FailurePersistence, Runner, thread};
 
-use crate::actor::{Actor, Chooser, Run, STAGE, Shared, locked};
+use crate::actor::{Actor, Chooser, Run, STAGE, Shared, locked, titles};
 use crate::bug::Bug;
 use crate::case::Case;
 use crate::explore::{Decisions, Exhaustive, Guide, Random, Recorded, Replay, Strategy};
@@ -127,10 +127,9 @@ fn watch(setup: &Setup, bug: Option<Bug>, decisions: Decisions) -> (Option<Strin
     let strategy = Arc::new(Mutex::new(Replay::new(decisions)));
     run(setup.clone(), bug, &strategy, &tally, &Arc::default());
     let tally = std::mem::take(&mut *locked(&tally));
-    let titles = std::iter::once("at the end".to_owned());
-    let titles = titles.chain(setup.all_roles().into_iter().map(|role| role.title()));
     let events = tally.timeline.unwrap_or_default();
-    (tally.violation, Timeline::new(titles.collect(), events))
+    let timeline = Timeline::new(&titles(&setup.all_roles()), events);
+    (tally.violation, timeline)
 }
 
 fn verdict(
@@ -246,11 +245,7 @@ pub(crate) fn run<S: Strategy + 'static>(
         let roles = setup.all_roles();
         let serves: Vec<bool> = roles.iter().map(crate::roles::Role::serves).collect();
         let watched = locked(&tally).watched;
-        let run: Shared = Arc::new(Mutex::new(Run::new(
-            setup.machine(bug),
-            serves.clone(),
-            watched,
-        )));
+        let run: Shared = Arc::new(Mutex::new(Run::new(setup.machine(bug), &roles, watched)));
         *locked(&stage) = Some(Arc::clone(&run));
         let owned = setup.owned;
         let tasks: Vec<_> = (1..)

@@ -86,7 +86,8 @@ impl Machine {
             }
         }
         for (id, frame) in self.frames.iter().enumerate() {
-            if frame.page.is_some() && !mapped.contains(&id) {
+            let kept = self.stale_copies.values().any(|kept| *kept == id);
+            if frame.page.is_some() && !mapped.contains(&id) && !kept {
                 return Some(format!("frame {id} is leaked"));
             }
             if frame.page.is_none() && mapped.contains(&id) {

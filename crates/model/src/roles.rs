@@ -84,6 +84,8 @@ pub(crate) enum Role {
     Pin { space: SpaceId, page: Page },
     /// Unmaps a page, and maps something else there.
     Replace { page: Page },
+    /// Makes a shootdown for a reason of its own.
+    Flush { space: SpaceId },
     /// Ends an address space.
     Exit { space: SpaceId },
     /// Changes the copier in use, and takes the old one away.
@@ -100,11 +102,10 @@ impl Role {
         matches!(self, Self::Interrupts { .. } | Self::Device { .. })
     }
 
-    /// The head of its column in a timeline.
+    /// Who it is: the head of its column in a timeline.
     pub(crate) fn title(&self) -> String {
         match self {
-            Self::Program { cpu, space: 0, .. } => format!("CPU {cpu}"),
-            Self::Program { cpu, space, .. } => format!("CPU {cpu}, space {space}"),
+            Self::Program { cpu, .. } => format!("CPU {cpu}"),
             Self::Migrate(Move { to, .. }) => format!("migrator to {to}"),
             Self::Exchange { .. } => "exchange".to_owned(),
             Self::Settle { .. } => "settler".to_owned(),
@@ -113,10 +114,12 @@ impl Role {
             Self::Grab { .. } => "allocator".to_owned(),
             Self::Pin { .. } => "direct I/O".to_owned(),
             Self::Replace { .. } => "munmap, mmap".to_owned(),
+            Self::Flush { .. } => "another flush".to_owned(),
             Self::Exit { space } => format!("exit of space {space}"),
             Self::ChangeCopier => "copier change".to_owned(),
-            Self::Interrupts { cpu } => format!("CPU {cpu}, interrupts"),
-            Self::Device { channel } => format!("device, channel {channel}"),
+            // What a CPU does is in one column, and so is the device.
+            Self::Interrupts { cpu } => format!("CPU {cpu}"),
+            Self::Device { .. } => "device".to_owned(),
         }
     }
 
@@ -144,6 +147,7 @@ impl Role {
             Self::Grab { tier, words } => grabs(actor, tier, words),
             Self::Pin { space, page } => pins(actor, space, page),
             Self::Replace { page } => replaces(actor, page),
+            Self::Flush { space } => flush(actor, &[space]),
             Self::Exit { space } => exits(actor, space),
             Self::ChangeCopier => changes_copier(actor),
             Self::Interrupts { cpu } => {

@@ -18,7 +18,8 @@ pub(crate) struct Setup {
     folios: Vec<(Page, u8, usize, Vec<SpaceId>)>,
     /// Free frames of base pages, by tier.
     free: Vec<usize>,
-    pub(crate) lazy: bool,
+    lazy: bool,
+    patient: bool,
     pub(crate) owned: bool,
     failures: u32,
     ledger: u64,
@@ -42,6 +43,7 @@ impl Setup {
             folios,
             free: vec![1; pages],
             lazy: false,
+            patient: false,
             owned: false,
             failures: 0,
             ledger: 8,
@@ -88,6 +90,12 @@ impl Setup {
     /// Pairs are mapped at their destinations while they wait.
     pub(crate) fn lazy(mut self) -> Self {
         self.lazy = true;
+        self
+    }
+
+    /// What is busy is tried again only when it may be free.
+    pub(crate) fn patient(mut self) -> Self {
+        self.patient = true;
         self
     }
 
@@ -142,6 +150,7 @@ impl Setup {
         let ledger = NonZeroU64::new(self.ledger).unwrap_or(NonZeroU64::MIN);
         let mut machine = Machine::new(bug, self.cpus, self.spaces, ledger);
         machine.lazy = self.lazy;
+        machine.patient = self.patient;
         machine.failures = self.failures;
         machine.channels = vec![Default::default(); self.channels];
         machine.defers = self

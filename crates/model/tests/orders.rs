@@ -7,12 +7,21 @@ use std::sync::Arc;
 use transhume_model::{Case, Orders, Progress, Verdict, check};
 
 /// Scenes whose orders are more than a test should try; `transhume check --exhaustive` tries them.
-const LONG: [&str; 5] = [
+const LONG: [&str; 14] = [
+    "batch",
+    "sync",
+    "exchange",
+    "deferred-store",
     "deferred-flush",
     "deferred-unmap",
     "deferred-again",
     "deferred-exchange",
+    "copier-change",
     "migrators",
+    "failures",
+    "deferred-failures",
+    "spaces",
+    "orders",
 ];
 
 fn clean(case: &'static Case, orders: Orders) -> Verdict {

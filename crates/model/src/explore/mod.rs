@@ -124,7 +124,7 @@ impl Guide {
         if ready.is_empty() {
             let waits = |(actor, act): (usize, &Option<_>)| {
                 let act: crate::act::Act = (*act)?;
-                (!run.serves[actor]).then(|| format!("actor {actor} waits until it {act}"))
+                (!run.serves[actor]).then(|| format!("{} waits until it {act}", run.titles[actor]))
             };
             let who: Vec<String> = run.next.iter().enumerate().filter_map(waits).collect();
             run.machine

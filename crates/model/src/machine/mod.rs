@@ -113,6 +113,8 @@ pub(crate) struct Machine {
     /// Whether anybody defers, and whether a pair is mapped at its destination while it waits.
     pub(crate) defers: bool,
     pub(crate) lazy: bool,
+    /// Whether what is busy is tried again only when it may be free.
+    pub(crate) patient: bool,
     pub(crate) frames: Vec<Frame>,
     pub(crate) free: [Vec<FrameId>; TIERS],
     pub(crate) spaces: Vec<BTreeMap<Page, Pte>>,
@@ -156,6 +158,7 @@ impl Machine {
             bug,
             defers: false,
             lazy: false,
+            patient: false,
             frames: Vec::new(),
             free: Default::default(),
             spaces: vec![BTreeMap::new(); spaces],

@@ -11,6 +11,7 @@ impl Exchange for Migrator {
     type SwapJob = SwapJob;
 
     fn provision_pairs(&mut self, pairs: &[(transhume_engine::Folio, transhume_engine::Folio)]) {
+        self.await_the_busy();
         let folios: Vec<_> = pairs.iter().flat_map(|&(a, b)| [a, b]).collect();
         self.settle_all_of(&folios);
     }

@@ -61,6 +61,8 @@ pub(crate) struct Gather {
 pub(crate) struct Migrator {
     pub(crate) actor: Actor,
     owner: Option<Latches>,
+    /// The folios that were busy when they were tried last.
+    busy: Vec<Page>,
 }
 
 impl Migrator {
@@ -69,12 +71,23 @@ impl Migrator {
         Self {
             actor: actor.clone(),
             owner: owned.then(|| Latches::new(actor)),
+            busy: Vec::new(),
         }
     }
 
     /// A shootdown, until all have acknowledged it.
     pub(crate) fn flush(&self, spaces: &[SpaceId]) {
         flush(&self.actor, spaces);
+    }
+
+    /// Where whoever migrates is patient, a folio that was busy is not tried again before its lock has
+    /// been given up: to try it meanwhile would only add orders in which nothing else happens. Nothing is
+    /// locked.
+    pub(crate) fn await_the_busy(&mut self) {
+        let patient = self.actor.look(|machine| machine.patient);
+        for page in self.busy.drain(..).filter(|_| patient) {
+            self.actor.step(Act::AwaitLock { page }, |_| {});
+        }
     }
 
     fn held(machine: &Machine, page: Page) -> Result<Held, Failure> {
@@ -150,6 +163,7 @@ impl Platform for Migrator {
     }
 
     fn provision(&mut self, folios: &[Folio], _to: Tier) {
+        self.await_the_busy();
         if !self
             .actor
             .look(|machine| machine.has(Bug::DestinationBecomesSource))
@@ -177,7 +191,14 @@ impl Platform for Migrator {
             step.machine.locks.insert(page, Holder::Actor(id));
             Ok(held)
         });
-        tried.unwrap_or(Err(GONE))
+        let tried = tried.unwrap_or(Err(GONE));
+        if tried
+            .as_ref()
+            .is_err_and(|failure| failure.why == Why::Busy)
+        {
+            self.busy.push(page);
+        }
+        tried
     }
 
     fn lock(&mut self, folio: Folio, _alone: &Alone) -> Result<Held, Failure> {
