@@ -18,6 +18,7 @@ mod exchange;
 #[path = "../region/herd.rs"]
 mod herd;
 mod stress;
+mod unprotect;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -185,6 +186,12 @@ fn main() {
                 exchange::every_call_fails(kind, mode)
             }));
         }
+    }
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.can_defer()) {
+        let name = format!("inject::{kind:?}_unprotect").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::fails_half_way(kind)
+        }));
     }
     let seconds = std::env::var("TRANSHUME_STRESS_SECONDS")
         .ok()
