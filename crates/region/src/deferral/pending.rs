@@ -46,7 +46,7 @@ pub(crate) struct Pending<H> {
     /// Folios that are in the ledger, of all those that are locked.
     pub(crate) parked: Bits,
     /// Folios of which a page was given back while stores were held off from them: stores to what is
-    /// there now are not. See [`given_back`](super::stores).
+    /// there now are not. See [`fill_given_back`](super::Stores::fill_given_back).
     pub(super) gone: Bits,
     /// Held while something is put where a page was given back.
     pub(super) filling: Mutex<()>,

@@ -22,11 +22,9 @@ mod unprotect;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use balance::Balance;
-use herd::Herd;
 use libtest_mimic::{Arguments, Trial};
 use transhume_region::{
     Builder, Deferral, Mechanism, Mode, Options, Outcome, PageSize, Pins, Place, Region, Tier,
@@ -392,12 +390,9 @@ fn these_calls_fail(
 ) -> u64 {
     let faults = faults(region.page_size().bytes());
     let pages = which.pages(region);
-    herd::fill(region);
-    let stop = AtomicBool::new(false);
     let mut fired = 0;
     let mut round = 0;
-    std::thread::scope(|scope| {
-        let herd = Herd::graze(scope, region, 1, &stop);
+    herd::under_a_herd(region, 1, || {
         for &call in calls {
             for &fault in &faults {
                 for (skip, times) in [(0, 1), (1, 1), (0, 3), (2, 2)] {
@@ -427,9 +422,7 @@ fn these_calls_fail(
                 }
             }
         }
-        assert!(herd.gather() > 0);
     });
-    herd::sweep(region.words());
     mappings_and_frames(region);
     fired
 }
