@@ -85,6 +85,7 @@ impl<'c> Claim<'c> {
 
     /// Pages of the request may still come when it has ended, or panicked.
     pub(crate) fn may_wait(&mut self, pending: &'c dyn AnyPending) {
+        self.with_pages(|pages| pending.begin(pages));
         self.waiting = Some(pending);
     }
 
@@ -119,7 +120,7 @@ impl Claim<'_> {
         self.with_pages(|pages| pages.iter().flatten().filter(away).count())
     }
 
-    /// How many of the pages will not come any more.
+    /// How many of the pages will not come any more and have room all the same.
     fn count_stays(&self, to: TierId) -> usize {
         let Some(pending) = self.waiting else {
             return self.count_elsewhere(to);
@@ -129,7 +130,10 @@ impl Claim<'_> {
         let mut count = 0;
         // Neither there nor waiting would be what is being settled.
         pending.while_none_settles(&mut || {
-            let stays = |&page: &usize| self.table.tier(page) != to && !pending.is_parked(page);
+            let stays = |&page: &usize| {
+                let was_pair = pending.is_parked(page) || pending.has_stayed(page);
+                self.table.tier(page) != to && !was_pair
+            };
             count = pages.iter().flatten().filter(stays).count();
         });
         count
@@ -214,6 +218,12 @@ mod tests {
         }
 
         fn is_parked(&self, _folio: usize) -> bool {
+            false
+        }
+
+        fn begin(&self, _folios: &RunSet) {}
+
+        fn has_stayed(&self, _folio: usize) -> bool {
             false
         }
 

@@ -572,6 +572,7 @@ impl Platform for Session<'_> {
         if self.exchanges {
             return self.release_pairs(folios, moved);
         }
+        let stores = self.memory.stores();
         let mut tally = Tally::new(self.table);
         let mut staging = Returned::new(if moved {
             FramePool::retire
@@ -606,9 +607,8 @@ impl Platform for Session<'_> {
             if held.from != held.to {
                 if moved {
                     tally.moved(held.index, held.from, held.to);
-                } else if held.marks.parked {
-                    // The room that its request left taken.
-                    self.table.free_room(held.to, 1);
+                } else if let Some(stores) = stores.as_ref().filter(|_| held.marks.parked) {
+                    stores.has_stayed(self.table, held.index, held.to);
                 }
             }
             self.unlock(&held);

@@ -297,6 +297,14 @@ impl<H: Waits> Stores<'_, H> {
     }
 }
 
+impl<H> Stores<'_, H> {
+    /// A pair has been put back: gives up the room in `to` that its request left taken.
+    pub(crate) fn has_stayed(&self, table: &FolioTable, folio: usize, to: TierId) {
+        self.pending.stayed.set(folio);
+        table.free_room(to, 1);
+    }
+}
+
 /// Fails all folios of a batch in a region in which nothing can wait.
 pub(crate) fn refuse_all<H>(entries: &mut [Entry<H>]) {
     for entry in entries {
