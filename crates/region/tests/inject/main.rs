@@ -190,6 +190,10 @@ fn main() {
         trials.push(trial(name, missing(kind), move || {
             unprotect::fails_half_way(kind)
         }));
+        let name = format!("inject::{kind:?}_protect").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::holding_fails_half_way(kind)
+        }));
     }
     let seconds = std::env::var("TRANSHUME_STRESS_SECONDS")
         .ok()
