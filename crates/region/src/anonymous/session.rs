@@ -133,7 +133,8 @@ pub(crate) struct Held {
     pub(super) marks: Marks,
 }
 
-/// Which slots hold something that could not be removed, and that nobody needs.
+/// Which slots are to be emptied before they serve again: they hold something that could not be removed
+/// and that nobody needs, or could not be unlocked.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Soiled {
     pub(super) staging: bool,
@@ -585,9 +586,9 @@ impl Platform for Session<'_> {
             FramePool::put_unused
         });
         let mut unused = Returned::new(FramePool::put_unused);
-        for (_, held) in folios {
+        for (_, mut held) in folios {
             if held.mlocked {
-                self.munlock_slots(&held);
+                self.munlock_slots(&mut held);
             }
             let (from, to) = (self.pool(held.from), self.pool(held.to));
             if held.span.is_some() {

@@ -18,6 +18,7 @@ mod exchange;
 #[path = "../region/herd.rs"]
 mod herd;
 mod stress;
+mod unlock;
 mod unprotect;
 
 use std::num::NonZeroUsize;
@@ -184,6 +185,10 @@ fn main() {
                 exchange::every_call_fails(kind, mode)
             }));
         }
+    }
+    for kind in [Kind::Pooled, Kind::Huge] {
+        let name = format!("inject::{kind:?}_unlock").to_lowercase();
+        trials.push(trial(name, missing(kind), move || unlock::fails(kind)));
     }
     for kind in Kind::ALL.into_iter().filter(|kind| kind.can_defer()) {
         let name = format!("inject::{kind:?}_unprotect").to_lowercase();
