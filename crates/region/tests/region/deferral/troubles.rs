@@ -36,6 +36,16 @@ pub(crate) const CASES: &[Case] = &[
         &[Need::Protect],
         || a_copier_that_panics_when_pairs_have_stayed(ANONYMOUS),
     ),
+    Case(
+        "deferral::a_pin_of_what_is_being_copied",
+        &[Need::Stores],
+        || a_pin_of_what_is_being_copied(MEMFD),
+    ),
+    Case(
+        "deferral::anonymous::a_pin_of_what_is_being_copied",
+        &[Need::Protect],
+        || a_pin_of_what_is_being_copied(ANONYMOUS),
+    ),
     Case("deferral::an_owner_that_panics", &[Need::Stores], || {
         an_owner_that_panics(MEMFD)
     }),
@@ -106,6 +116,50 @@ fn a_copier_that_panics(kind: Kind) {
         let report = region.migrate(.., tier, &Options::new()).unwrap();
         assert!(report.is_complete());
     }
+    herd::sweep(region.words());
+}
+
+/// Says when it has begun, and copies when it may.
+#[derive(Default)]
+struct Waits {
+    begun: AtomicBool,
+    may: AtomicBool,
+}
+
+impl Copier<CopyJob> for Waits {
+    fn name(&self) -> &str {
+        "waits"
+    }
+
+    fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+        self.begun.store(true, Ordering::SeqCst);
+        while !self.may.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        Memcpy.copy(jobs, answers);
+    }
+}
+
+/// Who waits for a page while it is copied does not wait until the pair is old.
+fn a_pin_of_what_is_being_copied(kind: Kind) {
+    let region = filled(builder(kind, patient(PAGES, PageSize::Base)));
+    let copier = Arc::new(Waits::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let options = deferred().copier(Arc::clone(&copier) as _);
+            region.migrate(..100, "far", &options).unwrap();
+        });
+        while !copier.begun.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let pins = scope.spawn(|| region.pin(50).map(drop));
+        // Long enough for it to wait for the page, or the test shows nothing, which does no harm.
+        std::thread::sleep(Duration::from_millis(100));
+        copier.may.store(true, Ordering::SeqCst);
+        assert_eq!(pins.join().unwrap(), Ok(()));
+    });
+    assert_eq!(region.tier_of(50), Ok("far"));
+    region.settle(..).unwrap();
     herd::sweep(region.words());
 }
 
