@@ -16,10 +16,24 @@ pub(crate) fn new<const N: usize>(header: [&str; N]) -> Table {
 /// A column of figures: what it is called, and each row's entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Column {
-    pub(crate) header: Cow<'static, str>,
-    /// Columns of higher numbers are left out first where there is no room.
-    pub(crate) rank: u8,
-    pub(crate) cells: Vec<String>,
+    header: Cow<'static, str>,
+    rank: u8,
+    cells: Vec<String>,
+}
+
+impl Column {
+    /// Columns of higher ranks are left out first where there is no room.
+    pub(crate) fn new(
+        header: impl Into<Cow<'static, str>>,
+        rank: u8,
+        cells: impl Iterator<Item = String>,
+    ) -> Self {
+        Self {
+            header: header.into(),
+            rank,
+            cells: cells.collect(),
+        }
+    }
 }
 
 /// A table of figures in `width` characters: columns are left out until it fits, and it says which.
@@ -120,11 +134,8 @@ mod tests {
     use super::*;
 
     fn columns() -> Vec<Column> {
-        let column = |header, rank| Column {
-            header: Cow::Borrowed(header),
-            rank,
-            cells: vec!["1234567".to_owned(); 3],
-        };
+        let cells = || std::iter::repeat_n("1234567".to_owned(), 3);
+        let column = |header, rank| Column::new(header, rank, cells());
         vec![
             column("variant", 0),
             column("pages/s", 1),

@@ -1,5 +1,7 @@
 //! One copy to make.
 
+use std::ops::Range;
+
 use transhume_engine::CopyAnswer;
 
 use crate::parts::Job;
@@ -131,26 +133,6 @@ impl CopyJob {
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
-
-    /// The part of it that begins `from` bytes in and has `bytes` bytes, or what is left there.
-    ///
-    /// It is under the promise made for the whole, which nothing here keeps it from outliving. So
-    /// whoever takes parts drops them while it has the whole lent, and neither hands them to code
-    /// outside this crate nor copies one byte of the whole on two threads at once.
-    pub(crate) const fn part(&self, from: usize, bytes: usize) -> Self {
-        let from = if from < self.bytes { from } else { self.bytes };
-        let rest = self.bytes - from;
-        Self {
-            source: self.source.wrapping_add(from),
-            destination: self.destination.wrapping_add(from),
-            bytes: if bytes < rest { bytes } else { rest },
-        }
-    }
-
-    /// All of it as a [`part`](Self::part), on the same terms.
-    pub(crate) const fn whole(&self) -> Self {
-        self.part(0, usize::MAX)
-    }
 }
 
 impl Job for CopyJob {
@@ -166,8 +148,12 @@ impl Job for CopyJob {
         self.destination.addr()
     }
 
-    fn part(&self, from: usize, bytes: usize) -> Self {
-        self.part(from, bytes)
+    fn of(&self, bytes: Range<usize>) -> Self {
+        Self {
+            source: self.source.wrapping_add(bytes.start),
+            destination: self.destination.wrapping_add(bytes.start),
+            bytes: bytes.len(),
+        }
     }
 }
 

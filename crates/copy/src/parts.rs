@@ -23,9 +23,24 @@ pub(crate) trait Job: Send + Sized {
     /// The address of its first byte that is stored to.
     fn stores_to(&self) -> usize;
 
-    /// The part of it that begins `from` bytes in and has `bytes` bytes, or what is left there, on the
-    /// terms of [`CopyJob::part`](crate::CopyJob::part).
-    fn part(&self, from: usize, bytes: usize) -> Self;
+    /// The same for these bytes of it, by number from its first.
+    fn of(&self, bytes: Range<usize>) -> Self;
+
+    /// The part of it that begins `from` bytes in and has `bytes` bytes, or what is left there.
+    ///
+    /// It is under the promise made for the whole, which nothing here keeps it from outliving. So
+    /// whoever takes parts drops them while it has the whole lent, and neither hands them to code
+    /// outside this crate nor has one byte of the whole on two threads at once.
+    fn part(&self, from: usize, bytes: usize) -> Self {
+        let from = from.min(self.bytes());
+        let to = from.saturating_add(bytes).min(self.bytes());
+        self.of(from..to)
+    }
+
+    /// All of it as a [`part`](Self::part), on the same terms.
+    fn whole(&self) -> Self {
+        self.of(0..self.bytes())
+    }
 }
 
 /// Cuts are made where a destination's address is a multiple of this many bytes.

@@ -1,10 +1,12 @@
 //! The DSA copier over the software model: what it confirms is copied, and what it does not confirm
 //! it has let go of, whatever the device does.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod child;
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -424,23 +426,7 @@ fn the_child_of_a_fork_declines_and_ends() {
         // SAFETY: it ends without running anything that belongs to the parent.
         unsafe { libc::_exit(if declined { 0 } else { 1 }) }
     }
-    assert!(child > 0);
-    let began = Instant::now();
-    let mut status = -1;
-    loop {
-        // SAFETY: the status is this function's.
-        let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
-        if ended == child {
-            break;
-        }
-        if began.elapsed() > Duration::from_secs(60) {
-            // SAFETY: the child was not waited for, so the number is still its own.
-            unsafe { libc::kill(child, libc::SIGKILL) };
-            panic!("the child hangs");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert_eq!(status, 0);
+    child::must_end_well(child);
     list.copy(&dsa);
     assert!(list.is_copied(), "the parent goes on");
 }

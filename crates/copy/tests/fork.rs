@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod child;
+
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
 
 use transhume_copy::{Auto, CopyJob, Inner, Threads, ThreadsOptions};
 use transhume_engine::{Copier, CopyAnswer};
@@ -35,23 +36,7 @@ fn fork_with(copier: impl Copier<CopyJob>) {
         // SAFETY: it ends without running anything that belongs to the parent.
         unsafe { libc::_exit(if good { 0 } else { 1 }) }
     }
-    assert!(child > 0);
-    let began = Instant::now();
-    let mut status = -1;
-    loop {
-        // SAFETY: the status is this function's.
-        let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
-        if ended == child {
-            break;
-        }
-        if began.elapsed() > Duration::from_secs(60) {
-            // SAFETY: the child was not waited for, so the number is still its own.
-            unsafe { libc::kill(child, libc::SIGKILL) };
-            panic!("the child hangs");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert_eq!(status, 0);
+    child::must_end_well(child);
     assert!(copies(&copier, &source, &mut target), "the parent goes on");
 }
 

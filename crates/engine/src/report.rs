@@ -194,8 +194,8 @@ impl<T: Copy> Report<T> {
     }
 
     fn count(&self, outcome: Outcome) -> usize {
-        let mut outcomes = self.outcomes.iter();
-        outcomes.by_ref().filter(|&&other| other == outcome).count()
+        let alike = |other: &&Outcome| **other == outcome;
+        self.outcomes.iter().filter(alike).count()
     }
 
     /// The folios that stayed, and why.

@@ -32,25 +32,55 @@ impl Budget {
         bytes.left == 0 && bytes.in_flight == 0
     }
 
-    /// So many bytes, or what is left. None may be for now only.
-    pub(crate) fn grant(&self, bytes: u64) -> u64 {
+    /// So many bytes, or what is left. That there are none may be for now only.
+    pub(crate) fn grant(&self, bytes: u64) -> Option<Grant<'_>> {
         let mut all = locked(&self.bytes);
         let granted = all.left.min(bytes);
+        if granted == 0 {
+            return None;
+        }
         all.left -= granted;
         all.in_flight = all.in_flight.saturating_add(granted);
-        granted
+        Some(Grant {
+            budget: self,
+            bytes: granted,
+            moved: 0,
+        })
+    }
+}
+
+/// Bytes that may move. What has not moved comes back when this is dropped, also by a panic: others
+/// wait for it.
+#[derive(Debug)]
+pub(crate) struct Grant<'b> {
+    budget: &'b Budget,
+    bytes: u64,
+    moved: u64,
+}
+
+impl Grant<'_> {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    /// What was granted, of which some was not used.
-    pub(crate) fn settle(&self, granted: u64, unused: u64) {
-        let mut all = locked(&self.bytes);
-        all.in_flight = all.in_flight.saturating_sub(granted);
+    /// So many have moved.
+    pub(crate) fn have_moved(mut self, bytes: u64) {
+        self.moved = bytes;
+    }
+
+    /// Takes what is left, with these: it is less than what comes next.
+    pub(crate) fn spend(mut self) {
+        self.moved = self.bytes;
+        locked(&self.budget.bytes).left = 0;
+    }
+}
+
+impl Drop for Grant<'_> {
+    fn drop(&mut self) {
+        let mut all = locked(&self.budget.bytes);
+        let unused = self.bytes.saturating_sub(self.moved);
+        all.in_flight = all.in_flight.saturating_sub(self.bytes);
         all.left = all.left.saturating_add(unused);
-    }
-
-    /// Takes what is left: it is less than what comes next.
-    pub(crate) fn spend(&self) {
-        locked(&self.bytes).left = 0;
     }
 }
 
@@ -61,17 +91,30 @@ mod tests {
     #[test]
     fn what_is_in_flight_may_come_back() {
         let budget = Budget::new(100);
-        assert_eq!(budget.grant(80), 80);
-        assert_eq!(budget.grant(80), 20);
-        assert_eq!(budget.grant(1), 0);
+        let first = budget.grant(80).unwrap();
+        let second = budget.grant(80).unwrap();
+        assert_eq!((first.bytes(), second.bytes()), (80, 20));
+        assert!(budget.grant(1).is_none());
         assert!(!budget.is_spent());
-        budget.settle(80, 30);
-        assert_eq!(budget.grant(80), 30);
-        budget.settle(30, 0);
-        budget.settle(20, 0);
+        first.have_moved(50);
+        let third = budget.grant(80).unwrap();
+        assert_eq!(third.bytes(), 30);
+        third.have_moved(30);
+        second.have_moved(20);
         assert!(budget.is_spent());
         let budget = Budget::new(u64::MAX);
-        budget.spend();
+        budget.grant(1).unwrap().spend();
         assert!(budget.is_spent());
+    }
+
+    #[test]
+    fn what_who_panics_has_been_granted_comes_back() {
+        let budget = Budget::new(100);
+        let panics = std::panic::catch_unwind(|| {
+            let _grant = budget.grant(100);
+            std::panic::resume_unwind(Box::new("planned"));
+        });
+        assert!(panics.is_err());
+        assert_eq!(budget.grant(100).map(|grant| grant.bytes()), Some(100));
     }
 }

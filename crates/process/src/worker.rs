@@ -163,20 +163,19 @@ impl<'c, 'r> Worker<'c, 'r> {
                 return 0;
             }
             match crew.means.budget.grant(bytes) {
-                0 => crew.sleep(NAP),
-                granted => break granted,
+                None => crew.sleep(NAP),
+                Some(granted) => break granted,
             }
         };
-        let (folios, asked) = match granted < bytes {
+        let (folios, asked) = match granted.bytes() < bytes {
             true => {
-                let folios = &folios[..fit_bytes(folios, granted)];
+                let folios = &folios[..fit_bytes(folios, granted.bytes())];
                 (folios, size_of_all(folios))
             }
             false => (folios, bytes),
         };
         if folios.is_empty() {
-            crew.means.budget.settle(granted, 0);
-            crew.means.budget.spend();
+            granted.spend();
             return 0;
         }
         if let Some(exchange) = &crew.exchange {
@@ -187,7 +186,6 @@ impl<'c, 'r> Worker<'c, 'r> {
             crew.end();
         }
         if crew.is_over_before_a_call() {
-            crew.means.budget.settle(granted, granted);
             return 0;
         }
         let answers = self.bring(folios, node);
@@ -208,9 +206,7 @@ impl<'c, 'r> Worker<'c, 'r> {
         }
         let moved = self.account.moved;
         let (pages, moved) = (moved.folios - before.folios, moved.bytes - before.bytes);
-        crew.means
-            .budget
-            .settle(granted, granted.saturating_sub(moved));
+        granted.have_moved(moved);
         crew.count(pages, moved);
         if self.pass == 1 {
             crew.means.progress.handle(asked);

@@ -75,10 +75,7 @@ impl<'c> Claim<'c> {
     /// Takes room for the claimed pages in `to`, of which `capacity` pages is the limit. Those whose
     /// switch waits must have settled.
     pub(crate) fn take_room(&mut self, to: TierId, capacity: usize) -> Result<(), Full> {
-        let open = self.claims.lock();
-        let mine = open.iter().find(|open| open.number == self.number);
-        let asked = mine.map_or(0, |open| elsewhere(&open.pages, to, self.table));
-        drop(open);
+        let asked = self.count_elsewhere(to);
         self.table
             .take_room(to, asked, capacity)
             .map_err(|used| Full { used, asked })?;
@@ -88,6 +85,7 @@ impl<'c> Claim<'c> {
 
     /// Pages of the request may still come when it has ended, or panicked.
     pub(crate) fn may_wait(&mut self, pending: &'c dyn AnyPending) {
+        self.with_pages(|pages| pending.begin(pages));
         self.waiting = Some(pending);
     }
 
@@ -99,38 +97,47 @@ impl<'c> Claim<'c> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut open = self.claims.lock();
-        let Some(at) = open.iter().position(|open| open.number == self.number) else {
-            return;
-        };
-        let pages = open.remove(at).pages;
+        // While nobody else can claim the pages, and so move them.
         if let Some(to) = self.room_in {
-            let stayed = self.stays.unwrap_or_else(|| self.count_stays(&pages, to));
+            let stayed = self.stays.unwrap_or_else(|| self.count_stays(to));
             self.table.free_room(to, stayed);
         }
+        let mut open = self.claims.lock();
+        open.retain(|open| open.number != self.number);
     }
 }
 
 impl Claim<'_> {
-    /// How many of the pages will not come any more.
-    fn count_stays(&self, pages: &RunSet, to: TierId) -> usize {
+    fn with_pages<T: Default>(&self, look: impl FnOnce(&RunSet) -> T) -> T {
+        let open = self.claims.lock();
+        let mine = open.iter().find(|open| open.number == self.number);
+        mine.map(|open| look(&open.pages)).unwrap_or_default()
+    }
+
+    /// How many of the pages are in another tier. Nobody moves them but whoever has claimed them.
+    fn count_elsewhere(&self, to: TierId) -> usize {
+        let away = |&page: &usize| self.table.tier(page) != to;
+        self.with_pages(|pages| pages.iter().flatten().filter(away).count())
+    }
+
+    /// How many of the pages will not come any more and have room all the same.
+    fn count_stays(&self, to: TierId) -> usize {
         let Some(pending) = self.waiting else {
-            return elsewhere(pages, to, self.table);
+            return self.count_elsewhere(to);
         };
+        // What is being settled can take long, and other requests claim their pages meanwhile.
+        let pages = self.with_pages(RunSet::clone);
         let mut count = 0;
         // Neither there nor waiting would be what is being settled.
         pending.while_none_settles(&mut || {
-            let stays = |&page: &usize| self.table.tier(page) != to && !pending.is_parked(page);
+            let stays = |&page: &usize| {
+                let was_pair = pending.is_parked(page) || pending.has_stayed(page);
+                self.table.tier(page) != to && !was_pair
+            };
             count = pages.iter().flatten().filter(stays).count();
         });
         count
     }
-}
-
-/// How many of these pages are in another tier. Nobody moves them but whoever has claimed them.
-fn elsewhere(pages: &RunSet, to: TierId, table: &FolioTable) -> usize {
-    let away = |&page: &usize| table.tier(page) != to;
-    pages.iter().flatten().filter(away).count()
 }
 
 fn first_common(a: &RunSet, b: &RunSet) -> Option<usize> {
@@ -144,7 +151,12 @@ fn first_common(a: &RunSet, b: &RunSet) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
+    use transhume_engine::{Failure, Folio};
+
     use super::*;
+    use crate::deferral::DeferralUsage;
     use crate::table::Tally;
 
     fn pages(range: std::ops::Range<usize>) -> RunSet {
@@ -191,6 +203,51 @@ mod tests {
         claim(0..4, 4).unwrap().end(1);
         assert_eq!(claim(4..8, 6).err(), Some(Full { used: 3, asked: 4 }));
         drop(claim(4..8, 7).unwrap());
+    }
+
+    /// Nothing waits, and somebody claims other pages before that is known.
+    struct Slow<'c>(&'c Claims, &'c FolioTable);
+
+    impl AnyPending for Slow<'_> {
+        fn usage(&self) -> DeferralUsage {
+            DeferralUsage::default()
+        }
+
+        fn take_stayed(&self) -> Vec<(Folio, Failure)> {
+            Vec::new()
+        }
+
+        fn is_parked(&self, _folio: usize) -> bool {
+            false
+        }
+
+        fn begin(&self, _folios: &RunSet) {}
+
+        fn has_stayed(&self, _folio: usize) -> bool {
+            false
+        }
+
+        fn limit(&self) -> NonZeroU64 {
+            NonZeroU64::MIN
+        }
+
+        fn while_none_settles(&self, work: &mut dyn FnMut()) {
+            assert_eq!(self.0.claim(pages(3..9), self.1).err(), Some(3));
+            drop(self.0.claim(pages(4..8), self.1).unwrap());
+            work();
+        }
+    }
+
+    #[test]
+    fn a_request_that_panicked_keeps_nobody_from_other_pages() {
+        let (claims, table) = (Claims::default(), table());
+        let slow = Slow(&claims, &table);
+        let mut claim = claims.claim(pages(0..4), &table).unwrap();
+        claim.take_room(TierId(1), 4).unwrap();
+        claim.may_wait(&slow);
+        drop(claim);
+        let mut all = claims.claim(pages(0..8), &table).unwrap();
+        all.take_room(TierId(1), 8).unwrap();
     }
 
     #[test]

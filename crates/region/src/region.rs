@@ -36,6 +36,8 @@ use crate::{BASE_PAGE, folio_at, index_of};
 
 /// How long [`Region::pin`] waits for migrations of its pages to end.
 const PIN_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks whether the switch of a page waits.
+const PIN_LOOK: Duration = Duration::from_millis(1);
 
 /// Memory whose pages live in tiers.
 ///
@@ -477,19 +479,23 @@ impl Region {
     /// Pins a page, which settles first if its switch waits.
     fn pin_page(&self, page: usize, until: Instant) -> Result<(), RegionError> {
         loop {
-            let patience = until.saturating_duration_since(Instant::now());
-            let waits = self
-                .pending()
-                .is_some_and(|pending| pending.is_parked(page));
-            let patience = if waits { Duration::ZERO } else { patience };
+            let left = until.saturating_duration_since(Instant::now());
+            let waits = self.pending().map(|pending| pending.is_parked(page));
+            let patience = match waits {
+                Some(true) => Duration::ZERO,
+                // A batch that has it now may leave it waiting.
+                Some(false) => left.min(PIN_LOOK),
+                None => left,
+            };
             match self.table().pin(page, patience) {
                 Ok(()) => return Ok(()),
-                Err(_) if waits && Instant::now() < until => {
+                Err(_) if Instant::now() >= until => return Err(RegionError::CannotPin { page }),
+                Err(_) if waits == Some(true) => {
                     let mut one = RunSet::default();
                     one.insert(page..page + 1);
                     self.settle_pages(&one, Cause::Request);
                 }
-                Err(_) => return Err(RegionError::CannotPin { page }),
+                Err(_) => {}
             }
         }
     }

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use transhume_copy::RawArea;
 use transhume_region::{BuildError, Mechanism, Options, PageSize, Pages, Region, Tier};
-use transhume_sys::shootdown::{Counter, InterruptCounter};
 
 use super::cell::{Cell, Group, Way};
+use super::counters::Counters;
 use super::cpus::Cpus;
 use super::exchange;
 use super::row::{Row, Stalls};
 use crate::args::{Backing, Bench};
 use crate::context::Context;
 use crate::error::CliError;
-use crate::median::median;
+use crate::median::{median, median_of_known};
 use crate::workload::{self, Seen, Workload};
 
 /// What a group gave.
@@ -196,35 +196,11 @@ fn measure(
     runs: &mut [Vec<Run>],
     notices: &mut Vec<String>,
 ) -> Result<Option<String>, CliError> {
-    let counter = match Counter::best_for_this_process() {
-        Ok(counter) => {
-            if let Some(because) = counter.because() {
-                notices.push(format!(
-                    "shootdowns are those that arrived on the whole machine ({}), because {because}",
-                    counter.source()
-                ));
-            }
-            Some(counter)
-        }
-        Err(none) => {
-            notices.push(none.to_string());
-            None
-        }
-    };
-    let arrivals = InterruptCounter::open().ok();
+    let counters = Counters::open(notices);
     // Once without counting: pools fill, and threads find their CPUs.
     for cell in &group.cells {
         context.check()?;
-        one_run(
-            group,
-            cell,
-            region,
-            raw,
-            load,
-            counter.as_ref(),
-            arrivals.as_ref(),
-            true,
-        )?;
+        one_run(group, cell, region, raw, load, &counters, true)?;
     }
     for _ in 0..args.runs {
         for (cell, runs) in group.cells.iter().zip(&mut *runs) {
@@ -233,25 +209,20 @@ fn measure(
             context
                 .progress
                 .set_message(format!("{} {size} {}", group.table.name(), cell.variant));
-            let counters = (counter.as_ref(), arrivals.as_ref());
-            runs.push(one_run(
-                group, cell, region, raw, load, counters.0, counters.1, false,
-            )?);
+            runs.push(one_run(group, cell, region, raw, load, &counters, false)?);
             context.progress.inc(1);
         }
     }
-    Ok(counter.map(|counter| counter.source().to_string()))
+    Ok(counters.source())
 }
 
-#[allow(clippy::too_many_arguments, reason = "as above")]
 fn one_run(
     group: &Group,
     cell: &Cell,
     region: &Region,
     raw: &mut RawArea,
     load: &Workload,
-    counter: Option<&Counter>,
-    arrivals: Option<&InterruptCounter>,
+    counters: &Counters,
     rehearsal: bool,
 ) -> Result<Run, CliError> {
     let run_time = if rehearsal {
@@ -302,8 +273,7 @@ fn one_run(
     };
     load.take();
     let fresh_before = region.usage().fresh_frames;
-    let shootdowns_before = counter.and_then(|counter| counter.read().ok());
-    let ipis_before = arrivals.and_then(|counter| counter.read().ok());
+    let counts_before = counters.read();
     let began = Instant::now();
     while began.elapsed() < run_time {
         if at + cell.request * cell.stride > region.pages() / cell.way.sides() {
@@ -344,21 +314,15 @@ fn one_run(
         );
     }
     let seconds = began.elapsed().as_secs_f64();
-    let difference = |before: Option<u64>, after: Option<u64>| Some(after?.saturating_sub(before?));
+    let counts = counters.since(counts_before);
     Ok(Run {
         pages,
         requests,
         seconds,
         raw,
         raw_alone,
-        shootdowns: difference(
-            shootdowns_before,
-            counter.and_then(|counter| counter.read().ok()),
-        ),
-        ipis: difference(
-            ipis_before,
-            arrivals.and_then(|counter| counter.read().ok()),
-        ),
+        shootdowns: counts.shootdowns,
+        ipis: counts.ipis,
         first_folio_us: median(first.into_iter()),
         fresh: region.usage().fresh_frames - fresh_before,
         stayed,
@@ -377,10 +341,7 @@ fn row(
     (swept, wrong): (usize, u64),
 ) -> Row {
     let each = |figure: &dyn Fn(&Run) -> f64| median(runs.iter().map(figure));
-    let maybe = |figure: &dyn Fn(&Run) -> Option<f64>| {
-        let known = runs.iter().filter_map(figure).collect::<Vec<_>>();
-        (!known.is_empty()).then(|| median(known.into_iter()))
-    };
+    let maybe = |figure: &dyn Fn(&Run) -> Option<f64>| median_of_known(runs.iter().map(figure));
     let stall =
         |quantile: f64| each(&|run| run.seen.stalls.value_at_quantile(quantile) as f64 / 1e3);
     let longest = runs

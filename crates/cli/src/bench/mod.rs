@@ -2,6 +2,7 @@
 
 mod cell;
 mod copier;
+mod counters;
 mod cpus;
 mod defer;
 mod exchange;

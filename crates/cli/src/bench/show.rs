@@ -25,10 +25,8 @@ pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
 }
 
 fn columns(table: Table, rows: &[Row]) -> Vec<Column> {
-    let column = |header: &'static str, rank, cell: &dyn Fn(&Row) -> String| Column {
-        header: header.into(),
-        rank,
-        cells: rows.iter().map(cell).collect(),
+    let column = |header: &'static str, rank, cell: &dyn Fn(&Row) -> String| {
+        Column::new(header, rank, rows.iter().map(cell))
     };
     let giga = |figure: f64| format!("{:.2}", figure / 1e9);
     let unknown = || "n/a".to_owned();

@@ -1,6 +1,5 @@
 //! The copiers of a running application.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use serde::Serialize;
@@ -136,7 +135,7 @@ impl Application {
             } else {
                 rank
             };
-            column(header, rank, counts.into_iter().map(short_count).collect())
+            Column::new(header, rank, counts.into_iter().map(short_count))
         };
         let names = self.copiers.iter().map(|copier| {
             let mark = if copier.in_use { "* " } else { "  " };
@@ -147,11 +146,11 @@ impl Application {
             None => String::new(),
         });
         let columns = vec![
-            column("  copier", 0, names.collect()),
+            Column::new("  copier", 0, names),
             count("batches", 4, |copier| copier.batches),
             count("jobs", 1, |copier| copier.jobs),
             count("copied", 2, |copier| copier.copied),
-            column("GB/s", 5, rates.collect()),
+            Column::new("GB/s", 5, rates),
             count("fell\nback", 1, |copier| copier.fell_back),
             count("declined", 3, |copier| copier.declined),
             count("failed", 3, |copier| copier.failed),
@@ -170,14 +169,6 @@ impl Chosen {
         }
         let only = self.only.replace(',', ", ");
         format!("{} for {only}; memcpy for other reasons", self.name)
-    }
-}
-
-fn column(header: &'static str, rank: u8, cells: Vec<String>) -> Column {
-    Column {
-        header: Cow::Borrowed(header),
-        rank,
-        cells,
     }
 }
 

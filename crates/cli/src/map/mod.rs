@@ -171,10 +171,8 @@ fn show(target: &Target, rows: &[Row], picture: &Picture, width: usize) -> Strin
             BinaryBytes(bytes).to_string()
         }
     };
-    let column = |header: String, rank, cell: &dyn Fn(&Row) -> String| Column {
-        header: header.into(),
-        rank,
-        cells: shown.iter().map(|row| cell(row)).collect(),
+    let column = |header: String, rank, cell: &dyn Fn(&Row) -> String| {
+        Column::new(header, rank, shown.iter().map(|row| cell(row)))
     };
     let mut columns = vec![
         column("addresses".to_owned(), 0, &|row| {

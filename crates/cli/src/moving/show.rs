@@ -25,10 +25,8 @@ pub(crate) fn plan(request: &Request, target: &Target, plan: &Plan) -> String {
         return text;
     }
     let mapping = |at: usize| plan.mapping_at(plan.parts[at].range.start);
-    let column = |header: &'static str, rank, cell: &dyn Fn(usize) -> String| Column {
-        header: header.into(),
-        rank,
-        cells: (0..plan.parts.len()).map(cell).collect(),
+    let column = |header: &'static str, rank, cell: &dyn Fn(usize) -> String| {
+        Column::new(header, rank, (0..plan.parts.len()).map(cell))
     };
     let columns = vec![
         column("addresses", 0, &|at| {
@@ -210,10 +208,8 @@ fn stayed(process: &ProcessReport) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let column = |header: &'static str, rank, at: usize| Column {
-        header: header.into(),
-        rank,
-        cells: rows.iter().map(|row| row[at].clone()).collect(),
+    let column = |header: &'static str, rank, at: usize| {
+        Column::new(header, rank, rows.iter().map(|row| row[at].clone()))
     };
     let columns = vec![
         column("stayed, because", 0, 0),

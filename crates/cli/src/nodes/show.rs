@@ -33,10 +33,8 @@ pub(super) fn all(topology: &Topology, outcomes: &[Outcome], width: usize) -> St
 }
 
 fn columns(topology: &Topology) -> Vec<Column> {
-    let column = |header: &'static str, rank, cell: &dyn Fn(&NumaNode) -> String| Column {
-        header: header.into(),
-        rank,
-        cells: topology.nodes.iter().map(cell).collect(),
+    let column = |header: &'static str, rank, cell: &dyn Fn(&NumaNode) -> String| {
+        Column::new(header, rank, topology.nodes.iter().map(cell))
     };
     // What only memory has.
     let of_memory = |header, rank, cell: &dyn Fn(&NumaNode) -> Option<String>| {
@@ -251,10 +249,12 @@ fn measured(topology: &Topology, outcomes: &[Outcome], width: usize) -> String {
 }
 
 fn figures_of(done: &[(&NumaNode, &Measured)]) -> Vec<Column> {
-    let column = |header: &'static str, rank, cell: &dyn Fn(&Measured) -> String| Column {
-        header: header.into(),
-        rank,
-        cells: done.iter().map(|(_, measured)| cell(measured)).collect(),
+    let column = |header: &'static str, rank, cell: &dyn Fn(&Measured) -> String| {
+        Column::new(
+            header,
+            rank,
+            done.iter().map(|(_, measured)| cell(measured)),
+        )
     };
     let mut columns = vec![
         column("latency\nns", 1, &|of| format!("{:.1}", of.read_latency_ns)),
@@ -269,14 +269,11 @@ fn figures_of(done: &[(&NumaNode, &Measured)]) -> Vec<Column> {
         }),
         column("CPUs", 5, &|of| ranges(&of.cpus)),
     ];
-    let nodes = Column {
-        header: "node".into(),
-        rank: 0,
-        cells: done
-            .iter()
-            .map(|(node, _)| node.number.to_string())
-            .collect(),
-    };
+    let nodes = Column::new(
+        "node",
+        0,
+        done.iter().map(|(node, _)| node.number.to_string()),
+    );
     columns.insert(0, nodes);
     columns
 }

@@ -124,7 +124,7 @@ impl Socket {
             path: path.clone(),
             source,
         };
-        let _folder = hold_folder(&path).map_err(|error| failed("have the folder of", error))?;
+        let folder = hold_folder(&path).map_err(|error| failed("have the folder of", error))?;
         remove_stale(&path)?;
         let address = SocketAddrUnix::new(&path).map_err(|error| failed("bind", error.into()))?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -143,6 +143,8 @@ impl Socket {
             file: identity(&file),
             process: std::process::id(),
         };
+        // Given up before the socket, which holds the folder when it is dropped.
+        let _folder = folder;
         // Nobody can have connected yet.
         let mode = file.mode() & 0o777;
         if mode & 0o077 != 0 {

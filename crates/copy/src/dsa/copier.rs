@@ -16,6 +16,7 @@ use super::portal::Portal;
 use super::queue::Queue;
 use super::record::{Completion, Status};
 use super::slot::{Cursor, HeadState, Part, Plan, Slot};
+use crate::parts::Job;
 use crate::{CopyJob, Memcpy, Unavailable};
 
 /// How often what a page fault has left is submitted again before the CPU copies it.

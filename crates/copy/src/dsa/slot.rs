@@ -10,6 +10,7 @@ use super::descriptor::{Descriptor, DescriptorCell};
 use super::queue::Queue;
 use super::record::{Completion, Record};
 use crate::CopyJob;
+use crate::parts::Job;
 
 /// Parts that are with the devices at once. A list of more goes in several waves.
 pub(crate) const CAPACITY: usize = 1024;

@@ -12,6 +12,7 @@ use std::fmt;
 
 use transhume_engine::{Copier, CopyAnswer};
 
+use crate::parts::Job;
 use crate::{CopyJob, Mover};
 
 /// An instruction set with non-temporal stores.

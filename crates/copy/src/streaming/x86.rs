@@ -13,6 +13,7 @@ use std::arch::x86_64::{
 };
 
 use super::Isa;
+use crate::parts::Job;
 use crate::{CopyJob, Memcpy};
 
 /// A line of the cache, in bytes.

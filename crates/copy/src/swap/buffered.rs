@@ -6,6 +6,7 @@ use transhume_engine::{SwapAnswer, Swapper};
 
 use super::{SwapJob, swap_here};
 use crate::Mover;
+use crate::parts::Job;
 
 /// What goes through the buffer at a time, in bytes: all three places stay in the first cache.
 const BUFFER: usize = 1 << 10;

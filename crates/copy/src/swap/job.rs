@@ -1,5 +1,7 @@
 //! One swap to make.
 
+use std::ops::Range;
+
 use transhume_engine::SwapAnswer;
 
 use crate::parts::Job;
@@ -74,23 +76,6 @@ impl SwapJob {
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
-
-    /// The part of it that begins `from` bytes in and has `bytes` bytes, or what is left there, on the
-    /// terms of [`CopyJob::part`](crate::CopyJob::part).
-    pub(crate) const fn part(&self, from: usize, bytes: usize) -> Self {
-        let from = if from < self.bytes { from } else { self.bytes };
-        let rest = self.bytes - from;
-        Self {
-            a: self.a.wrapping_add(from),
-            b: self.b.wrapping_add(from),
-            bytes: if bytes < rest { bytes } else { rest },
-        }
-    }
-
-    /// All of it as a [`part`](Self::part), on the same terms.
-    pub(crate) const fn whole(&self) -> Self {
-        self.part(0, usize::MAX)
-    }
 }
 
 impl Job for SwapJob {
@@ -106,7 +91,11 @@ impl Job for SwapJob {
         self.a.addr()
     }
 
-    fn part(&self, from: usize, bytes: usize) -> Self {
-        self.part(from, bytes)
+    fn of(&self, bytes: Range<usize>) -> Self {
+        Self {
+            a: self.a.wrapping_add(bytes.start),
+            b: self.b.wrapping_add(bytes.start),
+            bytes: bytes.len(),
+        }
     }
 }

@@ -23,6 +23,7 @@ pub use registry::{SharedSwapper, SwapperInfo, UnknownSwapper, swapper_by_name, 
 pub use threads::{Threads, ThreadsOptions};
 
 use crate::Mover;
+use crate::parts::Job;
 
 /// Swaps all of a list on the calling thread. No mover of this crate unwinds.
 fn swap_here(mover: &impl Mover<SwapJob>, pairs: &[SwapJob], answers: &mut [SwapAnswer]) {

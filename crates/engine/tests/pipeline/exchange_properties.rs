@@ -4,10 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use transhume_engine::{ExchangeRequest, Folio, Limit, Mode, Reason, Why, exchange};
+use transhume_engine::{ExchangeRequest, Folio, Limit, Mode, Reason, exchange};
 
-use crate::machine::{Call, Machine, ScriptedSwapper, SwapAct, Tier, Trouble, What, fails, panics};
-use crate::properties::{causes, config, limits, orders, place, tiers};
+use crate::machine::{Call, Machine, ScriptedSwapper, SwapAct, Tier, Trouble, What, panics};
+use crate::properties::{can_be_overcome, config, limits, mishaps, modes, orders, place, tiers};
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -83,22 +83,12 @@ fn cases() -> impl Strategy<Value = Case> {
         (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
         0..6,
     );
-    let troubles = prop::collection::vec(
-        (
-            steps(),
-            any::<prop::sample::Index>(),
-            causes(),
-            prop_oneof![1..=12_u32, Just(u32::MAX)],
-            any::<bool>(),
-        ),
-        0..20,
-    );
-    let mode = prop_oneof![Just(Mode::Async), Just(Mode::Sync)];
+    let troubles = prop::collection::vec(mishaps(steps()), 0..20);
     let acts = prop_oneof![3 => Just(SwapAct::Swap), 1 => Just(SwapAct::Leave)];
     (
         (shapes, more, troubles),
         (
-            mode,
+            modes(),
             limits(),
             prop::collection::vec(acts, 1..8),
             0..200_u64,
@@ -114,11 +104,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 let at = a.index(pairs.len());
                 pairs.insert(at, (a.index(folios.len()), b.index(folios.len())));
             }
-            let troubles = troubles.into_iter();
-            let troubles = troubles.map(|(call, index, why, times, gone_by_waiting)| Trouble {
-                gone_by_waiting,
-                ..fails(call, folios[index.index(folios.len())].0, why, times)
-            });
+            let troubles = troubles.into_iter().map(|mishap| mishap.among(&folios));
             Case {
                 troubles: troubles.collect(),
                 folios,
@@ -147,12 +133,7 @@ proptest! {
 
     #[test]
     fn what_never_fails_for_good_trades_places(mut case in cases()) {
-        // Whatever fails at most nine times in all can be overcome in ten passes.
-        case.troubles.truncate(3);
-        for trouble in &mut case.troubles {
-            trouble.what = What::Fail(Why::Again);
-            trouble.times = trouble.times.min(3);
-        }
+        can_be_overcome(&mut case.troubles);
         let swapper = ScriptedSwapper::new(&case.script);
         let report = case.machine().exchange(&swapper, case.request());
         prop_assert!(report.pairs().all(|pair| !matches!(

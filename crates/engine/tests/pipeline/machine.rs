@@ -4,8 +4,10 @@
 //! Each call asserts what the engine promises there; [`Machine::check`] asserts the rest at the end.
 
 mod exchange;
+mod trouble;
 
 pub(crate) use exchange::{ScriptedSwapper, SwapAct};
+pub(crate) use trouble::{ALWAYS, PLANNED, Trouble, Troubles, What, fails, panics};
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +26,6 @@ use crate::witness::Witness;
 
 const CPUS: usize = 3;
 const POISON: u64 = u64::MAX;
-/// What an unwinding that a [`Trouble`] began carries.
-pub(crate) const PLANNED: &str = "planned panic";
 
 pub(crate) fn folio(page: u64, order: u8) -> Folio {
     Folio::new(page, Order::new(order).unwrap()).unwrap()
@@ -108,45 +108,6 @@ impl Call {
             | Self::SwapBack
             | Self::Follow => Step::Remap,
         }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
-    Fail(Why),
-    Panic,
-}
-
-/// What goes wrong, for which folio, and how often.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Trouble {
-    pub(crate) call: Call,
-    pub(crate) folio: Folio,
-    pub(crate) what: What,
-    pub(crate) times: u32,
-    /// Whether it does not happen to a folio that was locked with leave to wait.
-    pub(crate) gone_by_waiting: bool,
-}
-
-pub(crate) const ALWAYS: u32 = u32::MAX;
-
-pub(crate) fn fails(call: Call, folio: Folio, why: Why, times: u32) -> Trouble {
-    Trouble {
-        call,
-        folio,
-        what: What::Fail(why),
-        times,
-        gone_by_waiting: false,
-    }
-}
-
-pub(crate) fn panics(call: Call, folio: Folio) -> Trouble {
-    Trouble {
-        call,
-        folio,
-        what: What::Panic,
-        times: 1,
-        gone_by_waiting: false,
     }
 }
 
@@ -285,7 +246,7 @@ pub(crate) struct Machine {
     may_wait: bool,
     /// The owner of all folios.
     pub(crate) owner: Witness,
-    troubles: Vec<Trouble>,
+    troubles: Troubles,
     limit: u64,
     /// Up to how many base pages apart two folios are cut off with what lies between them.
     pub(crate) reach: u64,
@@ -338,7 +299,7 @@ impl Machine {
             locks: BTreeSet::new(),
             may_wait: false,
             owner: Witness::default(),
-            troubles: Vec::new(),
+            troubles: Troubles::default(),
             limit: u64::MAX,
             reach: 0,
             together: 1,
@@ -395,7 +356,7 @@ impl Machine {
     }
 
     pub(crate) fn set_troubles(&mut self, troubles: &[Trouble]) {
-        self.troubles = troubles.to_vec();
+        self.troubles = Troubles::new(troubles);
         self.owner.set_troubles(troubles);
     }
 
@@ -672,15 +633,7 @@ impl Machine {
 
     /// What is to go wrong now, if anything.
     fn trouble(&mut self, call: Call, folio: Folio) -> Option<Failure> {
-        let may_wait = self.may_wait;
-        let trouble = self.troubles.iter_mut().find(|trouble| {
-            trouble.call == call
-                && trouble.folio == folio
-                && trouble.times > 0
-                && !(trouble.gone_by_waiting && may_wait)
-        })?;
-        trouble.times -= 1;
-        match trouble.what {
+        match self.troubles.take(call, folio, self.may_wait)? {
             What::Panic => resume_unwind(Box::new(PLANNED)),
             What::Fail(why) => Some(Failure::new(call.step(), why)),
         }
@@ -900,10 +853,7 @@ impl Platform for Machine {
 
     fn is_in(&self, folio: Folio, held: &Held, tier: Tier) -> bool {
         self.assert_held(folio, held, Stage::Locked);
-        let panics = self.troubles.iter().any(|trouble| {
-            trouble.call == Call::Tier && trouble.folio == folio && trouble.what == What::Panic
-        });
-        if panics {
+        if self.troubles.panics(Call::Tier, folio) {
             resume_unwind(Box::new(PLANNED));
         }
         self.frames[held.source.0].tier == tier

@@ -78,6 +78,45 @@ pub(crate) fn causes() -> impl Strategy<Value = Why> {
     ]
 }
 
+pub(crate) fn modes() -> impl Strategy<Value = Mode> {
+    prop_oneof![Just(Mode::Async), Just(Mode::Sync)]
+}
+
+/// A call that fails for one of some folios.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mishap {
+    call: Call,
+    index: prop::sample::Index,
+    why: Why,
+    times: u32,
+    gone_by_waiting: bool,
+}
+
+impl Mishap {
+    pub(crate) fn among(self, folios: &[(Folio, Tier)]) -> Trouble {
+        let (folio, _) = folios[self.index.index(folios.len())];
+        Trouble {
+            gone_by_waiting: self.gone_by_waiting,
+            ..fails(self.call, folio, self.why, self.times)
+        }
+    }
+}
+
+/// One of these calls fails.
+pub(crate) fn mishaps(steps: impl Strategy<Value = Call>) -> impl Strategy<Value = Mishap> {
+    let times = prop_oneof![1..=12_u32, Just(u32::MAX)];
+    let index = any::<prop::sample::Index>();
+    (steps, index, causes(), times, any::<bool>()).prop_map(
+        |(call, index, why, times, gone_by_waiting)| Mishap {
+            call,
+            index,
+            why,
+            times,
+            gone_by_waiting,
+        },
+    )
+}
+
 /// The calls that can fail; the others can only panic.
 fn steps() -> impl Strategy<Value = Call> {
     prop::sample::select(vec![
@@ -137,21 +176,11 @@ fn cases() -> impl Strategy<Value = Case> {
         2 => Just(Vec::new()),
         1 => prop::collection::vec(any::<prop::sample::Index>(), 0..8),
     ];
-    let troubles = prop::collection::vec(
-        (
-            steps(),
-            any::<prop::sample::Index>(),
-            causes(),
-            prop_oneof![1..=12_u32, Just(u32::MAX)],
-            any::<bool>(),
-        ),
-        0..16,
-    );
+    let troubles = prop::collection::vec(mishaps(steps()), 0..16);
     let room = prop_oneof![3 => Just(100_u64), 1 => 0..100_u64];
-    let mode = prop_oneof![Just(Mode::Async), Just(Mode::Sync)];
     (
         (shapes.prop_map(place), duplicates, troubles),
-        (tiers(), room, mode, limits(), script()),
+        (tiers(), room, modes(), limits(), script()),
         (0..200_u64, 0..20_u64),
     )
         .prop_map(
@@ -163,10 +192,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 }
                 let troubles = troubles
                     .into_iter()
-                    .map(|(call, index, why, times, gone_by_waiting)| Trouble {
-                        gone_by_waiting,
-                        ..fails(call, folios[index.index(folios.len())].0, why, times)
-                    })
+                    .map(|mishap: Mishap| mishap.among(&folios))
                     .collect();
                 Case {
                     folios,
@@ -202,6 +228,15 @@ fn panicking() -> impl Strategy<Value = Call> {
     ]
 }
 
+/// Whatever fails at most nine times in all can be overcome in ten passes.
+pub(crate) fn can_be_overcome(troubles: &mut Vec<Trouble>) {
+    troubles.truncate(3);
+    for trouble in troubles {
+        trouble.what = What::Fail(Why::Again);
+        trouble.times = trouble.times.min(3);
+    }
+}
+
 pub(crate) fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
@@ -221,14 +256,7 @@ proptest! {
 
     #[test]
     fn what_never_fails_for_good_moves(mut case in cases()) {
-        for trouble in &mut case.troubles {
-            trouble.what = What::Fail(Why::Again);
-        }
-        // Whatever fails at most nine times in all can be overcome in ten passes.
-        case.troubles.truncate(3);
-        for trouble in &mut case.troubles {
-            trouble.times = trouble.times.min(3);
-        }
+        can_be_overcome(&mut case.troubles);
         case.room = 100;
         let copier = ScriptedCopier::new(&case.script);
         let report = case.machine().migrate(&copier, case.request());

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use transhume_engine::{Alone, Folio, FolioOwner, Place, Refused};
 
-use crate::machine::{Call, PLANNED, Trouble, What};
+use crate::machine::{Call, PLANNED, Trouble, Troubles, What};
 
 /// The owner of a machine's folios. The machine tells it what it does to them.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ pub(crate) struct Witness(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    troubles: Vec<Trouble>,
+    troubles: Troubles,
     locked: BTreeSet<u64>,
     may_wait: bool,
     cut_off: BTreeSet<u64>,
@@ -40,7 +40,7 @@ impl Witness {
     }
 
     pub(crate) fn set_troubles(&self, troubles: &[Trouble]) {
-        self.seen().troubles = troubles.to_vec();
+        self.seen().troubles = Troubles::new(troubles);
     }
 
     pub(crate) fn locked(&self, page: u64, may_wait: bool) {
@@ -124,15 +124,7 @@ impl Witness {
 
 impl Seen {
     fn trouble(&mut self, call: Call, folio: Folio) -> Option<What> {
-        let may_wait = self.may_wait;
-        let trouble = self.troubles.iter_mut().find(|trouble| {
-            trouble.call == call
-                && trouble.folio == folio
-                && trouble.times > 0
-                && !(trouble.gone_by_waiting && may_wait)
-        })?;
-        trouble.times -= 1;
-        Some(trouble.what)
+        self.troubles.take(call, folio, self.may_wait)
     }
 }
 

@@ -65,15 +65,14 @@ impl<'r> Session<'r> {
         let mut tally = Tally::of_exchange(self.table);
         let mut emptied = Returned::new(FramePool::put_staging);
         for (_, held) in folios {
-            let (tier, slot, soiled) = if moved {
+            let (tier, slot, mut soiled) = if moved {
                 (held.to, held.frame, held.soiled.frame)
             } else {
                 (held.from, held.staging, held.soiled.staging)
             };
             let pool = self.memory.pool(tier);
             if slot.is_some() && held.slot_is_mlocked {
-                // What stays locked is only kept from being swapped.
-                let _ = map::unlock(self.slot_bytes(slot));
+                soiled |= map::unlock(self.slot_bytes(slot)).is_err();
             }
             if soiled {
                 pool.put_soiled_staging(slot);

@@ -66,7 +66,7 @@ struct Chunk {
 struct State {
     /// Slots with a frame that may become a destination.
     full: RunSet,
-    /// Slots with a frame that the kernel would not take back yet.
+    /// Slots with a frame that the kernel would not take back yet, or that it would not unlock.
     refused: RunSet,
     staging: RunSet,
     fresh: RunSet,
@@ -364,19 +364,22 @@ impl FramePool {
 
     /// Gives frames back to the kernel until no more are left than may be kept.
     pub(crate) fn trim(&self) {
+        let refused = std::mem::take(&mut self.lock().refused);
+        for slots in refused.iter() {
+            // What is locked into memory goes nowhere from there, empty or not.
+            if map::unlock(self.bytes(&slots)).is_ok() {
+                self.empty(slots);
+            } else {
+                self.lock().refused.insert(slots);
+            }
+        }
         loop {
             let excess = {
                 let mut state = self.lock();
                 let excess = state.full.len().saturating_sub(self.keep());
-                let found = state
-                    .refused
-                    .take(usize::MAX)
-                    .or_else(|| state.full.take(excess));
-                match found {
-                    Some(slots) => slots,
-                    None => return,
-                }
+                state.full.take(excess)
             };
+            let Some(excess) = excess else { return };
             if !self.empty(excess) {
                 return;
             }

@@ -133,7 +133,8 @@ pub(crate) struct Held {
     pub(super) marks: Marks,
 }
 
-/// Which slots hold something that could not be removed, and that nobody needs.
+/// Which slots are to be emptied before they serve again: they hold something that could not be removed
+/// and that nobody needs, or could not be unlocked.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Soiled {
     pub(super) staging: bool,
@@ -572,6 +573,7 @@ impl Platform for Session<'_> {
         if self.exchanges {
             return self.release_pairs(folios, moved);
         }
+        let stores = self.memory.stores();
         let mut tally = Tally::new(self.table);
         let mut staging = Returned::new(if moved {
             FramePool::retire
@@ -584,9 +586,9 @@ impl Platform for Session<'_> {
             FramePool::put_unused
         });
         let mut unused = Returned::new(FramePool::put_unused);
-        for (_, held) in folios {
+        for (_, mut held) in folios {
             if held.mlocked {
-                self.munlock_slots(&held);
+                self.munlock_slots(&mut held);
             }
             let (from, to) = (self.pool(held.from), self.pool(held.to));
             if held.span.is_some() {
@@ -606,9 +608,8 @@ impl Platform for Session<'_> {
             if held.from != held.to {
                 if moved {
                     tally.moved(held.index, held.from, held.to);
-                } else if held.marks.parked {
-                    // The room that its request left taken.
-                    self.table.free_room(held.to, 1);
+                } else if let Some(stores) = stores.as_ref().filter(|_| held.marks.parked) {
+                    stores.has_stayed(self.table, held.index, held.to);
                 }
             }
             self.unlock(&held);

@@ -129,14 +129,13 @@ impl Session<'_> {
         map::lock(self.slot_bytes(held.frame), LockMode::ON_FAULT)
     }
 
-    pub(super) fn munlock_slots(&self, held: &Held) {
-        for slot in [held.staging, held.frame]
-            .into_iter()
-            .filter(Option::is_some)
-        {
-            // What stays locked is only kept from being swapped.
-            let _ = map::unlock(self.slot_bytes(slot));
-        }
+    /// One that stays locked serves no other folio until it is emptied, which unlocks it.
+    pub(super) fn munlock_slots(&self, held: &mut Held) {
+        let stays_locked = |slot: Option<NonZeroUsize>| {
+            slot.is_some() && map::unlock(self.slot_bytes(slot)).is_err()
+        };
+        held.soiled.staging |= stays_locked(held.staging);
+        held.soiled.frame |= stays_locked(held.frame);
     }
 }
 

@@ -150,6 +150,8 @@ impl Session<'_> {
             }
             if let Some(Stopped { folio, errno, .. }) = stopped {
                 let index = page + folio;
+                // A stray access has put something into the slot.
+                self.spans[span].soiled |= errno == Errno::EXIST;
                 // A neighbour that will not move stays where it is.
                 if let Ok(at) = entries.binary_search_by_key(&index, |entry| entry.held.index) {
                     let why = self.why_not_out(&mut entries[at].held, errno);

@@ -113,7 +113,7 @@ impl<'r> Session<'r> {
             let now = layout.is_mlocked(entry.held.index);
             let before = std::mem::replace(&mut entry.held.mlocked, now);
             if before && !now {
-                self.munlock_slots(&entry.held);
+                self.munlock_slots(&mut entry.held);
             } else if now
                 && !before
                 && let Err(refused) = self.mlock_slots(&entry.held)
@@ -136,7 +136,7 @@ impl Defers for Session<'_> {
 
     fn park(&mut self, entries: &mut [Entry<Held>]) {
         if let Some(stores) = self.memory.stores() {
-            stores.park(self.table, entries);
+            stores.park(self.table, entries, &mut self.held_ahead);
         }
     }
 

@@ -16,6 +16,7 @@ use transhume_sys::signals::HeldOff;
 
 use super::pressure::Pressure;
 use super::{Bits, Deferral, DeferralUsage, Wants};
+use crate::runs::RunSet;
 use crate::{BASE_PAGE, SPARE_BYTES};
 
 fn base_pages(bytes: usize) -> u64 {
@@ -46,8 +47,11 @@ pub(crate) struct Pending<H> {
     /// Folios that are in the ledger, of all those that are locked.
     pub(crate) parked: Bits,
     /// Folios of which a page was given back while stores were held off from them: stores to what is
-    /// there now are not. See [`given_back`](super::stores).
+    /// there now are not. See [`fill_given_back`](super::Stores::fill_given_back).
     pub(super) gone: Bits,
+    /// Folios that were pairs of the last request that named them and have stayed. The room that it
+    /// took for them is free again, whether or not it has ended.
+    pub(super) stayed: Bits,
     /// Held while something is put where a page was given back.
     pub(super) filling: Mutex<()>,
     pub(crate) wants: Wants,
@@ -106,6 +110,7 @@ impl<H> Pending<H> {
             held: Bits::new(pages),
             parked: Bits::new(pages),
             gone: Bits::new(pages),
+            stayed: Bits::new(pages),
             filling: Mutex::default(),
             wants: Wants::default(),
             max_age: deferral.max_age,
@@ -143,7 +148,8 @@ impl<H> Pending<H> {
 
     /// Memory that it takes beside the pairs' frames.
     pub(crate) fn bytes(&self) -> usize {
-        self.held.bytes() + self.parked.bytes() + self.gone.bytes() + lock(&self.ledger).bytes()
+        let bits = [&self.held, &self.parked, &self.gone, &self.stayed];
+        bits.map(Bits::bytes).iter().sum::<usize>() + lock(&self.ledger).bytes()
     }
 
     /// How many base pages are settled at a time: as many as by one shootdown, and where address space
@@ -264,6 +270,10 @@ pub(crate) trait AnyPending {
     fn take_stayed(&self) -> Vec<(Folio, Failure)>;
     /// Whether a folio waits in the ledger.
     fn is_parked(&self, folio: usize) -> bool;
+    /// A request for these folios begins, of which none waits.
+    fn begin(&self, folios: &RunSet);
+    /// Whether a folio of a request under way was a pair, and has stayed.
+    fn has_stayed(&self, folio: usize) -> bool;
     /// The most base pages that may wait.
     fn limit(&self) -> NonZeroU64;
     /// Does something while nothing is being settled.
@@ -292,6 +302,17 @@ impl<H> AnyPending for Pending<H> {
 
     fn is_parked(&self, folio: usize) -> bool {
         self.parked.is_set(folio)
+    }
+
+    fn begin(&self, folios: &RunSet) {
+        folios
+            .iter()
+            .flatten()
+            .for_each(|folio| self.stayed.clear(folio));
+    }
+
+    fn has_stayed(&self, folio: usize) -> bool {
+        self.stayed.is_set(folio)
     }
 
     fn limit(&self) -> NonZeroU64 {

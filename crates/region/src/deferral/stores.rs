@@ -171,17 +171,15 @@ impl<H> Stores<'_, H> {
 
     /// At the end of a request: lets stores go to what it held them off from and has not parked. A store
     /// there would wait for whoever locks the folio next, who may wait for the one that stores
-    /// (\[batch-deadlock\]).
+    /// (\[batch-deadlock\]). Whether its bit is set does not matter: it is cleared also where it is not
+    /// known how far the kernel has come.
     pub(crate) fn let_ahead_go(&self, table: &FolioTable, held_ahead: &RunSet) {
         for folio in held_ahead.iter().flatten() {
-            let is_held = self.pending.held.is_set(folio) && !self.pending.parked.is_set(folio);
             // Whoever has it locked lets stores go when he puts it back, or maps it anew.
-            if !is_held || table.try_lock_for_fault(folio).is_err() {
+            if table.try_lock_for_fault(folio).is_err() {
                 continue;
             }
-            if self.pending.held.is_set(folio) {
-                self.let_go(&(folio..folio + 1));
-            }
+            self.let_go(&(folio..folio + 1));
             if table.unlock(folio) == Unlocked::FaultWaits {
                 wake(self.uffd, self.bytes(&(folio..folio + 1)));
             }
@@ -272,10 +270,16 @@ impl<H: Waits> Stores<'_, H> {
         }
     }
 
-    /// The folios are about to go to the ledger.
-    pub(crate) fn park(&self, table: &FolioTable, entries: &mut [Entry<H>]) {
+    /// The folios are about to go to the ledger, and are not held ahead any more.
+    pub(crate) fn park(
+        &self,
+        table: &FolioTable,
+        entries: &mut [Entry<H>],
+        held_ahead: &mut RunSet,
+    ) {
         for entry in entries {
             let (index, _) = entry.held.folio();
+            held_ahead.take_at(index, 1);
             if self.pending.gone.is_set(index) {
                 entry.fail(Failure::new(Step::Copy, Why::Again));
                 continue;
@@ -294,6 +298,14 @@ impl<H: Waits> Stores<'_, H> {
         for entry in entries {
             self.pending.parked.clear(entry.held.folio().0);
         }
+    }
+}
+
+impl<H> Stores<'_, H> {
+    /// A pair has been put back: gives up the room in `to` that its request left taken.
+    pub(crate) fn has_stayed(&self, table: &FolioTable, folio: usize, to: TierId) {
+        self.pending.stayed.set(folio);
+        table.free_room(to, 1);
     }
 }
 

@@ -480,7 +480,7 @@ impl Platform for Session<'_> {
     }
 
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
-        let exchanges = self.exchanges;
+        let (exchanges, stores) = (self.exchanges, self.memory.stores());
         let mut freed: Vec<(TierId, Range<usize>)> = Vec::new();
         let mut unlocked = Vec::new();
         let mut free = |tier: TierId, slot: usize| match freed.last_mut() {
@@ -499,9 +499,8 @@ impl Platform for Session<'_> {
                 }
                 (_, Some(slot)) => {
                     free(held.to, slot);
-                    if held.marks.parked {
-                        // The room that its request left taken.
-                        self.table.free_room(held.to, 1);
+                    if let Some(stores) = stores.as_ref().filter(|_| held.marks.parked) {
+                        stores.has_stayed(self.table, held.index, held.to);
                     }
                     None
                 }

@@ -78,7 +78,7 @@ impl Defers for Session<'_> {
 
     fn park(&mut self, entries: &mut [Entry<Held>]) {
         if let Some(stores) = self.memory.stores() {
-            stores.park(self.table, entries);
+            stores.park(self.table, entries, &mut self.held_ahead);
         }
     }
 

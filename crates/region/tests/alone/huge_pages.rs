@@ -1,10 +1,8 @@
 //! A process that gets no huge pages, as where memory is fragmented: the kernel is told to give it none.
 
-use std::sync::atomic::AtomicBool;
-
 use transhume_region::{Options, PageSize, Pins, Region, Reshaped, Step, Tier, Why};
 
-use crate::herd::{self, Herd};
+use crate::herd::under_a_herd;
 use crate::needs::Need;
 use crate::{Case, reasons};
 
@@ -56,17 +54,6 @@ fn huge_pages(region: &Region) -> usize {
     region.usage().huge_bytes.unwrap() / HUGE
 }
 
-fn under_a_herd(region: &Region, work: impl FnOnce()) {
-    herd::fill(region);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let herd = Herd::graze(scope, region, 1, &stop);
-        work();
-        assert!(herd.gather() > 0);
-    });
-    herd::sweep(region.words());
-}
-
 /// All of these pages move; says what became of huge pages.
 fn migrate(region: &Region, tier: &str, options: &Options) -> Reshaped {
     let report = region.migrate(.., tier, options).unwrap();
@@ -77,7 +64,7 @@ fn migrate(region: &Region, tier: &str, options: &Options) -> Reshaped {
 fn none_for_base_pages() {
     let region = region(PageSize::Base, 2048, Pins::Undeclared);
     let collapse = Options::new().collapse();
-    under_a_herd(&region, || {
+    under_a_herd(&region, 1, || {
         forbid_huge_pages(true);
         // Nor is there one to try with.
         assert_eq!(migrate(&region, "far", &collapse), Reshaped::default());
@@ -95,7 +82,7 @@ fn none_for_huge_pages(pins: Pins) {
     let region = region(PageSize::Huge, 8, pins);
     let whole = Options::new().whole();
     let counts = |collapsed, split| Reshaped { collapsed, split };
-    under_a_herd(&region, || {
+    under_a_herd(&region, 1, || {
         assert_eq!(migrate(&region, "far", &whole), counts(0, 0));
         assert_eq!(huge_pages(&region), 8);
         forbid_huge_pages(true);

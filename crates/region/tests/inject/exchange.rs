@@ -1,13 +1,12 @@
 //! Every system call that an exchange makes fails: each pair has traded places or is as it was.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicBool;
 
 use transhume_region::{ExchangeReport, Mode, Options, PairOutcome, Region};
 use transhume_sys::Call;
 use transhume_sys::inject::{self, Plan};
 
-use crate::herd::{self, Herd};
+use crate::herd;
 use crate::{Kind, faults, mappings_and_frames};
 
 /// The kinds that can exchange.
@@ -63,16 +62,13 @@ pub(crate) fn every_call_fails(kind: Kind, mode: Mode) {
             .unwrap()
             .is_complete()
     );
-    herd::fill(&region);
     let calls = calls_of(&region);
     assert!(!calls.is_empty());
     let page = region.page_size().bytes();
     let limit = NonZeroUsize::new(64 * page).unwrap();
     let options = Options::new().mode(mode).limit_bytes(limit);
     let (mut fired, mut stayed) = (0, 0);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let herd = Herd::graze(scope, &region, 1, &stop);
+    herd::under_a_herd(&region, 1, || {
         for &call in &calls {
             for fault in faults(page) {
                 for (skip, times) in [(0, 1), (2, 1), (3, 3)] {
@@ -90,9 +86,7 @@ pub(crate) fn every_call_fails(kind: Kind, mode: Mode) {
                 }
             }
         }
-        assert!(herd.gather() > 0);
     });
-    herd::sweep(region.words());
     assert!(fired > calls.len() as u64, "the faults were met");
     assert!(stayed > 0, "and some made a difference");
     // In their tiers pages lie side by side again, if they were brought there one way.

@@ -18,14 +18,14 @@ mod exchange;
 #[path = "../region/herd.rs"]
 mod herd;
 mod stress;
+mod unlock;
+mod unprotect;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use balance::Balance;
-use herd::Herd;
 use libtest_mimic::{Arguments, Trial};
 use transhume_region::{
     Builder, Deferral, Mechanism, Mode, Options, Outcome, PageSize, Pins, Place, Region, Tier,
@@ -185,6 +185,20 @@ fn main() {
                 exchange::every_call_fails(kind, mode)
             }));
         }
+    }
+    for kind in [Kind::Pooled, Kind::Huge] {
+        let name = format!("inject::{kind:?}_unlock").to_lowercase();
+        trials.push(trial(name, missing(kind), move || unlock::fails(kind)));
+    }
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.can_defer()) {
+        let name = format!("inject::{kind:?}_unprotect").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::fails_half_way(kind)
+        }));
+        let name = format!("inject::{kind:?}_protect").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::holding_fails_half_way(kind)
+        }));
     }
     let seconds = std::env::var("TRANSHUME_STRESS_SECONDS")
         .ok()
@@ -385,12 +399,9 @@ fn these_calls_fail(
 ) -> u64 {
     let faults = faults(region.page_size().bytes());
     let pages = which.pages(region);
-    herd::fill(region);
-    let stop = AtomicBool::new(false);
     let mut fired = 0;
     let mut round = 0;
-    std::thread::scope(|scope| {
-        let herd = Herd::graze(scope, region, 1, &stop);
+    herd::under_a_herd(region, 1, || {
         for &call in calls {
             for &fault in &faults {
                 for (skip, times) in [(0, 1), (1, 1), (0, 3), (2, 2)] {
@@ -420,9 +431,7 @@ fn these_calls_fail(
                 }
             }
         }
-        assert!(herd.gather() > 0);
     });
-    herd::sweep(region.words());
     mappings_and_frames(region);
     fired
 }

@@ -1,7 +1,7 @@
 //! Base pages that become huge pages on the way, and huge pages that cannot move whole.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use transhume_region::{
@@ -10,7 +10,7 @@ use transhume_region::{
 };
 
 use crate::Case;
-use crate::herd::{self, Herd};
+use crate::herd::{self, under_a_herd};
 use crate::migrate::{two_memfds, two_nodes};
 use crate::needs::Need;
 
@@ -99,20 +99,9 @@ fn huge_pages(region: &Region) -> usize {
     region.usage().huge_bytes.unwrap() / HUGE
 }
 
-fn under_a_herd(region: &Region, work: impl FnOnce()) {
-    herd::fill(region);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let herd = Herd::graze(scope, region, 2, &stop);
-        work();
-        assert!(herd.gather() > 0);
-    });
-    herd::sweep(region.words());
-}
-
 fn to_huge_pages_and_back(pins: Pins) {
     let region = &two_nodes(2048).pins(pins).build().unwrap();
-    under_a_herd(region, || {
+    under_a_herd(region, 2, || {
         assert_eq!(huge_pages(region), 0);
         let report = migrate(region, .., "far", &collapsing());
         assert_eq!(report.reshaped.collapsed, 4);
@@ -150,7 +139,7 @@ fn to_huge_pages_and_back(pins: Pins) {
 /// The batches begin where huge pages do.
 fn not_aligned() {
     let region = two_nodes(2600).build().unwrap();
-    under_a_herd(&region, || {
+    under_a_herd(&region, 2, || {
         let report = migrate(&region, 100..2590, "far", &collapsing());
         assert_eq!(report.reshaped.collapsed, 4, "from page 512 to 2559");
         assert_eq!(report.counts.batches, 6);
@@ -169,7 +158,7 @@ fn not_aligned() {
 fn within_the_limit() {
     let region = two_nodes(2048).build().unwrap();
     let bytes = |bytes| NonZeroUsize::new(bytes).unwrap();
-    under_a_herd(&region, || {
+    under_a_herd(&region, 2, || {
         let little = collapsing().limit_bytes(bytes(HUGE - 4096));
         assert_eq!(migrate(&region, .., "far", &little).reshaped.collapsed, 0);
         let hasty = collapsing().max_stall(Duration::from_nanos(1));
@@ -184,7 +173,7 @@ fn within_the_limit() {
 
 fn a_page_that_stays() {
     let region = two_nodes(1536).build().unwrap();
-    under_a_herd(&region, || {
+    under_a_herd(&region, 2, || {
         let pin = region.pin(700).unwrap();
         let report = region.migrate(.., "far", &collapsing()).unwrap();
         let stayed = report.stayed().map(|(folio, why)| (folio.page(), why.why));
@@ -206,7 +195,7 @@ fn a_page_that_stays() {
 fn parts_move_later() {
     for pins in [Pins::Undeclared, Pins::Declared] {
         let region = two_nodes(2048).pins(pins).build().unwrap();
-        under_a_herd(&region, || {
+        under_a_herd(&region, 2, || {
             migrate(&region, .., "far", &collapsing());
             assert_eq!(huge_pages(&region), 4);
             migrate(&region, 5, "near", &Options::new());
@@ -230,7 +219,7 @@ fn parts_move_later() {
 
 fn locked_memory() {
     let region = two_nodes(1536).build().unwrap();
-    under_a_herd(&region, || {
+    under_a_herd(&region, 2, || {
         // SAFETY: locking changes nothing that a program can see.
         let failed = unsafe { libc::mlock(region.as_ptr().wrapping_add(600 * 4096).cast(), 4096) };
         assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
@@ -241,7 +230,7 @@ fn locked_memory() {
 
 fn shared_pages() {
     let region = two_nodes(1024).build().unwrap();
-    under_a_herd(&region, || {
+    under_a_herd(&region, 2, || {
         let mut ends = [0; 2];
         // SAFETY: the array has room for two.
         assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
@@ -273,7 +262,7 @@ fn shared_pages() {
 /// Three for a huge page: out, the page table, in; and one more where the pool gives frames back.
 fn shootdowns() {
     let region = two_nodes(2048).pins(Pins::Declared).build().unwrap();
-    under_a_herd(&region, || {
+    under_a_herd(&region, 2, || {
         // The first request tries whether the kernel can.
         migrate(&region, ..512, "far", &collapsing());
         let report = migrate(&region, 512.., "far", &collapsing());
@@ -295,7 +284,7 @@ fn split(region: &Region) {
 
 fn split_by_the_kernel() {
     let region = two_nodes(4).page_size(PageSize::Huge).build().unwrap();
-    under_a_herd(&region, || {
+    under_a_herd(&region, 2, || {
         assert_eq!(huge_pages(&region), 4);
         let report = migrate(&region, .., "far", &Options::new());
         assert_eq!(report.reshaped, Reshaped::default());

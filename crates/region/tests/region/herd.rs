@@ -37,6 +37,18 @@ pub(crate) fn sweep(words: &[AtomicU64]) {
     }
 }
 
+/// Does something while `threads` threads use all of a region's memory, and checks it then.
+pub(crate) fn under_a_herd(region: &Region, threads: usize, work: impl FnOnce()) {
+    fill(region);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let herd = Herd::graze(scope, region, threads, &stop);
+        work();
+        assert!(herd.gather() > 0);
+    });
+    sweep(region.words());
+}
+
 /// Threads of the application.
 pub(crate) struct Herd<'scope> {
     threads: Vec<ScopedJoinHandle<'scope, u64>>,

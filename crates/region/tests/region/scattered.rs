@@ -10,6 +10,7 @@ use transhume_copy::{CopyJob, Memcpy};
 use transhume_engine::{Copier, CopyAnswer};
 use transhume_region::{Neighbours, Options, Pins, Region, Why};
 use transhume_sys::limits;
+use transhume_sys::map::range_of_line;
 use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
 
 use crate::Case;
@@ -53,6 +54,11 @@ pub(crate) const CASES: &[Case] = &[
         "scattered::by_a_moody_copier",
         &[Need::Move],
         by_a_moody_copier,
+    ),
+    Case(
+        "scattered::over_slots_that_are_not_empty",
+        &[Need::Move],
+        over_slots_that_are_not_empty,
     ),
     Case(
         "scattered::in_small_batches",
@@ -366,4 +372,36 @@ fn by_a_moody_copier() {
         herd.gather();
     });
     herd::sweep(region.words());
+}
+
+/// Mappings in which who touches a page waits for it, other than the region.
+fn slots(region: &Region) -> Vec<Range<usize>> {
+    let (mut found, mut last) = (Vec::new(), 0..0);
+    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        if let Some(range) = range_of_line(line) {
+            last = range;
+        } else if let Some(flags) = line.strip_prefix("VmFlags:")
+            && flags.split_whitespace().any(|flag| flag == "um")
+            && !last.contains(&region.as_ptr().addr())
+        {
+            found.push(last.clone());
+        }
+    }
+    found
+}
+
+/// A stray load finds zeros in an empty slot, over which no page can move.
+fn over_slots_that_are_not_empty() {
+    let region = two_nodes(512).build().unwrap();
+    herd::fill(&region);
+    let pages = (0..512).step_by(4).collect::<Vec<_>>();
+    migrate(&region, &pages, "far", &Options::new());
+    let slots = slots(&region);
+    assert!(!slots.is_empty());
+    for slot in slots.into_iter().flat_map(|slots| slots.step_by(4096)) {
+        let stray = std::ptr::with_exposed_provenance::<u8>(slot);
+        // SAFETY: the mapping can be read, and nobody stores there meanwhile.
+        assert_eq!(unsafe { stray.read_volatile() }, 0);
+    }
+    to_and_fro(&region, &pages, &Options::new());
 }

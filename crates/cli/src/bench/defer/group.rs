@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use transhume_region::{Deferral, Options, Outcome as Became, Pins, Region, RegionError};
 use transhume_sys::map::HUGE_PAGE;
-use transhume_sys::shootdown::{Counter, InterruptCounter};
 use transhume_sys::tlb::{Cache, MissCounter};
 
 use super::lookups::Tables;
@@ -13,12 +12,13 @@ use super::phase::{InPhase, Phase, Phases, Seen};
 use super::plan::Group;
 use super::row::{PerPhase, Row};
 use crate::args::Bench;
+use crate::bench::counters::Counters;
 use crate::bench::cpus::Cpus;
 use crate::bench::group::tiers;
 use crate::bench::row::Stalls;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::median::median;
+use crate::median::{median, median_of_known};
 
 /// How the switch is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,14 +70,7 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
             "misses of the translation caches are n/a: this machine does not count them ({error})"
         ));
     }
-    let counter = match Counter::best_for_this_process() {
-        Ok(counter) => Some(counter),
-        Err(none) => {
-            notices.push(none.to_string());
-            None
-        }
-    };
-    let arrivals = InterruptCounter::open().ok();
+    let counters = Counters::open(&mut notices);
     let cpus = Cpus::divide();
     let threads = args.app_threads.get();
     let phases = Phases::new(threads);
@@ -101,8 +94,7 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
                         group.page_size,
                         variant.name()
                     ));
-                    let counters = (counter.as_ref(), arrivals.as_ref());
-                    let run = one_run(group, variant, &region, &phases, counters)?;
+                    let run = one_run(group, variant, &region, &phases, &counters)?;
                     if !rehearsal {
                         runs.push(run);
                         context.progress.inc(1);
@@ -130,7 +122,7 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
     }
     let wrong = tables.sweep();
     let held = region.deferral().map_or(0, |usage| usage.most_bytes);
-    let source = counter.map(|counter| counter.source().to_string());
+    let source = counters.source();
     let rows = VARIANTS.into_iter().zip(&runs).map(|(variant, runs)| {
         let mut row = row(group, variant, runs, args, held, wrong);
         row.shootdown_counter.clone_from(&source);
@@ -176,7 +168,7 @@ fn one_run(
     variant: Variant,
     region: &Region,
     phases: &Phases,
-    (counter, arrivals): (Option<&Counter>, Option<&InterruptCounter>),
+    counters: &Counters,
 ) -> Result<Run, CliError> {
     let options = Options::new().copier(group.copier.clone());
     let options = match variant {
@@ -186,8 +178,7 @@ fn one_run(
     // One move that is not counted, so that mappings are as this variant leaves them.
     migrate_once(region, &options)?;
     phases.take();
-    let shootdowns_before = counter.and_then(|counter| counter.read().ok());
-    let ipis_before = arrivals.and_then(|counter| counter.read().ok());
+    let counts_before = counters.read();
     let (mut pages, mut stayed) = (0, 0);
     let (mut moving, mut cut_off) = (Duration::ZERO, Duration::ZERO);
     let began = Instant::now();
@@ -229,19 +220,13 @@ fn one_run(
         std::thread::sleep(group.rest);
     }
     let seconds = began.elapsed().as_secs_f64();
-    let difference = |before: Option<u64>, after: Option<u64>| Some(after?.saturating_sub(before?));
+    let counts = counters.since(counts_before);
     Ok(Run {
         pages,
         moving,
         seconds,
-        shootdowns: difference(
-            shootdowns_before,
-            counter.and_then(|counter| counter.read().ok()),
-        ),
-        ipis: difference(
-            ipis_before,
-            arrivals.and_then(|counter| counter.read().ok()),
-        ),
+        shootdowns: counts.shootdowns,
+        ipis: counts.ipis,
         cut_off,
         stayed,
         seen: phases.take(),
@@ -276,10 +261,7 @@ fn row(
     wrong: u64,
 ) -> Row {
     let each = |figure: &dyn Fn(&Run) -> f64| median(runs.iter().map(figure));
-    let maybe = |figure: &dyn Fn(&Run) -> Option<f64>| {
-        let known = runs.iter().filter_map(figure).collect::<Vec<_>>();
-        (!known.is_empty()).then(|| median(known.into_iter()))
-    };
+    let maybe = |figure: &dyn Fn(&Run) -> Option<f64>| median_of_known(runs.iter().map(figure));
     let stall =
         |quantile: f64| each(&|run| run.seen.parts.value_at_quantile(quantile) as f64 / 1e3);
     let longest = runs.iter().map(|run| run.seen.parts.max()).max();

@@ -21,10 +21,8 @@ pub(crate) fn group(group: &Group, rows: &[Row]) -> String {
 }
 
 fn columns(rows: &[Row]) -> Vec<Column> {
-    let column = |header: &'static str, rank, cell: &dyn Fn(&Row) -> String| Column {
-        header: header.into(),
-        rank,
-        cells: rows.iter().map(cell).collect(),
+    let column = |header: &'static str, rank, cell: &dyn Fn(&Row) -> String| {
+        Column::new(header, rank, rows.iter().map(cell))
     };
     let unknown = || "n/a".to_owned();
     let maybe = |figure: Option<f64>| figure.map_or_else(unknown, short);

@@ -15,7 +15,7 @@ use crate::bench::cpus::Cpus;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::herd::{Ready, Sight};
-use crate::median::median;
+use crate::median::{median, median_of_known};
 
 /// What a group gave.
 pub(crate) struct Outcome {
@@ -233,10 +233,7 @@ impl Run {
 fn row(group: &Group, cell: &Cell, args: &Bench, runs: &[Run], wrong: u64) -> Row {
     let page = group.page_size.bytes() as f64;
     let each = |figure: &dyn Fn(&Run) -> f64| median(runs.iter().map(figure));
-    let maybe = |figure: &dyn Fn(&Run) -> Option<f64>| {
-        let known = runs.iter().filter_map(figure).collect::<Vec<_>>();
-        (!known.is_empty()).then(|| median(known.into_iter()))
-    };
+    let maybe = |figure: &dyn Fn(&Run) -> Option<f64>| median_of_known(runs.iter().map(figure));
     let sum = |count: &dyn Fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
     let pages = |bytes: u64| bytes.div_ceil(group.page_size.bytes() as u64);
     let bytes_per_s = each(&|run| run.moved as f64 / run.done.seconds);

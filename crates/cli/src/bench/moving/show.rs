@@ -25,10 +25,8 @@ pub(crate) fn group(group: &Group, plan: &Plan, rows: &[Row]) -> String {
 }
 
 fn columns(rows: &[Row]) -> Vec<Column> {
-    let column = |header: &'static str, rank, cell: &dyn Fn(&Row) -> String| Column {
-        header: header.into(),
-        rank,
-        cells: rows.iter().map(cell).collect(),
+    let column = |header: &'static str, rank, cell: &dyn Fn(&Row) -> String| {
+        Column::new(header, rank, rows.iter().map(cell))
     };
     let unknown = || "n/a".to_owned();
     vec![

@@ -12,6 +12,7 @@ use std::arch::x86_64::{
 };
 
 use super::super::SwapJob;
+use crate::parts::Job;
 use crate::streaming::Isa;
 use crate::swap::Buffered;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use transhume_copy::{CopyJob, Memcpy};
 use transhume_engine::{Copier, CopyAnswer};
 use transhume_region::owner::{Alone, FolioOwner, Place, Refused};
-use transhume_region::{Folio, Mode, Options, PageSize, Region, RegionError, Tier};
+use transhume_region::{Folio, Mode, Options, PageSize, Pins, Region, RegionError, Tier};
 
 use super::{
     ANONYMOUS, Kind, MEMFD, PAGES, builder, bytes, deferred, filled, pages_in, patient, wait_until,
@@ -25,6 +25,26 @@ pub(crate) const CASES: &[Case] = &[
         "deferral::anonymous::a_copier_that_panics",
         &[Need::Protect],
         || a_copier_that_panics(ANONYMOUS),
+    ),
+    Case(
+        "deferral::a_copier_that_panics_when_pairs_have_stayed",
+        &[Need::Stores],
+        || a_copier_that_panics_when_pairs_have_stayed(MEMFD),
+    ),
+    Case(
+        "deferral::anonymous::a_copier_that_panics_when_pairs_have_stayed",
+        &[Need::Protect],
+        || a_copier_that_panics_when_pairs_have_stayed(ANONYMOUS),
+    ),
+    Case(
+        "deferral::a_pin_of_what_is_being_copied",
+        &[Need::Stores],
+        || a_pin_of_what_is_being_copied(MEMFD),
+    ),
+    Case(
+        "deferral::anonymous::a_pin_of_what_is_being_copied",
+        &[Need::Protect],
+        || a_pin_of_what_is_being_copied(ANONYMOUS),
     ),
     Case("deferral::an_owner_that_panics", &[Need::Stores], || {
         an_owner_that_panics(MEMFD)
@@ -96,6 +116,100 @@ fn a_copier_that_panics(kind: Kind) {
         let report = region.migrate(.., tier, &Options::new()).unwrap();
         assert!(report.is_complete());
     }
+    herd::sweep(region.words());
+}
+
+/// Says when it has begun, and copies when it may.
+#[derive(Default)]
+struct Waits {
+    begun: AtomicBool,
+    may: AtomicBool,
+}
+
+impl Copier<CopyJob> for Waits {
+    fn name(&self) -> &str {
+        "waits"
+    }
+
+    fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+        self.begun.store(true, Ordering::SeqCst);
+        while !self.may.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        Memcpy.copy(jobs, answers);
+    }
+}
+
+/// Who waits for a page while it is copied does not wait until the pair is old.
+fn a_pin_of_what_is_being_copied(kind: Kind) {
+    let region = filled(builder(kind, patient(PAGES, PageSize::Base)));
+    let copier = Arc::new(Waits::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let options = deferred().copier(Arc::clone(&copier) as _);
+            region.migrate(..100, "far", &options).unwrap();
+        });
+        while !copier.begun.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let pins = scope.spawn(|| region.pin(50).map(drop));
+        // Long enough for it to wait for the page, or the test shows nothing, which does no harm.
+        std::thread::sleep(Duration::from_millis(100));
+        copier.may.store(true, Ordering::SeqCst);
+        assert_eq!(pins.join().unwrap(), Ok(()));
+    });
+    assert_eq!(region.tier_of(50), Ok("far"));
+    region.settle(..).unwrap();
+    herd::sweep(region.words());
+}
+
+/// Settles the pairs of its first list, and panics at the second.
+#[derive(Default)]
+struct Settles {
+    lists: AtomicUsize,
+    region: OnceLock<Weak<Region>>,
+}
+
+impl Copier<CopyJob> for Settles {
+    fn name(&self) -> &str {
+        "settles"
+    }
+
+    fn copy(&self, jobs: &[CopyJob], answers: &mut [CopyAnswer]) {
+        if self.lists.fetch_add(1, Ordering::Relaxed) == 1 {
+            let region = self.region.get().and_then(Weak::upgrade).unwrap();
+            region.settle(..).unwrap();
+            panics();
+        }
+        Memcpy.copy(jobs, answers);
+    }
+}
+
+/// Room is counted once, whoever finds out that a page does not come.
+fn a_copier_that_panics_when_pairs_have_stayed(kind: Kind) {
+    let page = PageSize::Base.bytes();
+    let latch = Arc::new(Latch::default());
+    let described = Region::builder()
+        .tier((kind.tier)("near"))
+        .tier((kind.tier)("far").capacity(600 * page))
+        .pages(1000)
+        .pins(Pins::Declared)
+        .deferral(patient(PAGES, PageSize::Base))
+        .owner(Arc::clone(&latch) as _);
+    let region = Arc::new(filled(described));
+    let copier = Arc::new(Settles::default());
+    copier.region.set(Arc::downgrade(&region)).unwrap();
+    let options = deferred().copier(Arc::clone(&copier) as _);
+    // No pair can switch.
+    latch.taken.store(true, Ordering::SeqCst);
+    let caught = catch_unwind(AssertUnwindSafe(|| region.migrate(..600, "far", &options)));
+    assert!(caught.is_err());
+    assert_eq!(region.deferral().unwrap().stayed, 512);
+    latch.taken.store(false, Ordering::SeqCst);
+    let report = region.migrate(..600, "far", &Options::new());
+    assert_eq!(report.map(|report| report.moved()), Ok(600));
+    let full = region.migrate(600, "far", &Options::new());
+    assert!(matches!(full, Err(RegionError::Full { used: 600, .. })));
     herd::sweep(region.words());
 }
 
@@ -257,7 +371,7 @@ fn a_full_tier_settles_first() {
         .tier(Tier::memfd("near").capacity(1000 * page))
         .tier(Tier::memfd("far").capacity(200 * page))
         .pages(1000)
-        .pins(transhume_region::Pins::Declared)
+        .pins(Pins::Declared)
         .deferral(patient(PAGES, PageSize::Base));
     let region = filled(region);
     region.migrate(0..200, "far", &Options::new()).unwrap();
