@@ -45,6 +45,11 @@ use crate::report::{Began, Counts, Outcome, Report, Times};
 ///
 /// For its folios [`Platform::putback`] also lets stores go on, and the source frame may be read
 /// by programs until the folio is released at its destination.
+///
+/// A platform that maps a parked folio at its destination already, so that only stale translations are left to
+/// flush, has two more things to see to. When such a folio is put back, translations to the destination are gone before
+/// stores go on. And a shootdown that did not reach all CPUs that could have a translation, of whichever
+/// address space, does not count for [`has_flushed`](Deferral::has_flushed).
 pub trait Deferral: Platform {
     /// Makes sure that no CPU can store to the folios, by any translation, while readers go on; a
     /// store waits until the folio is released. One shootdown at most for all of them. A folio for

@@ -1,6 +1,5 @@
 //! What was found, as tables and as JSON.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 
 use serde::{Serialize, Serializer};
@@ -181,20 +180,20 @@ impl Document {
     fn case_columns(&self) -> Vec<Column> {
         let rows = || self.cases.iter();
         vec![
-            column("case", 0, rows().map(|row| row.name.to_owned())),
-            column("orders\ntried", 0, rows().map(|row| how(row).to_owned())),
-            column("how\nmany", 1, rows().map(|row| row.orders.to_string())),
-            column(
+            Column::new("case", 0, rows().map(|row| row.name.to_owned())),
+            Column::new("orders\ntried", 0, rows().map(|row| how(row).to_owned())),
+            Column::new("how\nmany", 1, rows().map(|row| row.orders.to_string())),
+            Column::new(
                 "given up\nhalf-way",
                 4,
                 rows().map(|row| row.given_up.to_string()),
             ),
-            column(
+            Column::new(
                 "seconds",
                 3,
                 rows().map(|row| format!("{:.1}", row.seconds)),
             ),
-            column("", 2, rows().map(|row| verdict(row).to_owned())),
+            Column::new("", 2, rows().map(|row| verdict(row).to_owned())),
         ]
     }
 
@@ -202,15 +201,15 @@ impl Document {
         let rows = || self.known_bugs.iter();
         let what = |bug: &Found| bug.what.clone().unwrap_or_else(|| "NOT FOUND".to_owned());
         vec![
-            column("known bug", 0, rows().map(|bug| bug.name.to_owned())),
-            column("in case", 4, rows().map(|bug| bug.case.to_owned())),
-            column("after\norders", 2, rows().map(|bug| bug.orders.to_string())),
-            column(
+            Column::new("known bug", 0, rows().map(|bug| bug.name.to_owned())),
+            Column::new("in case", 4, rows().map(|bug| bug.case.to_owned())),
+            Column::new("after\norders", 2, rows().map(|bug| bug.orders.to_string())),
+            Column::new(
                 "seconds",
                 3,
                 rows().map(|bug| format!("{:.2}", bug.seconds)),
             ),
-            column("what is seen", 1, rows().map(|bug| cut(what(bug)))),
+            Column::new("what is seen", 1, rows().map(|bug| cut(what(bug)))),
         ]
     }
 }
@@ -236,13 +235,5 @@ fn cut(text: String) -> String {
     match text.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,
-    }
-}
-
-fn column(header: &'static str, rank: u8, cells: impl Iterator<Item = String>) -> Column {
-    Column {
-        header: Cow::Borrowed(header),
-        rank,
-        cells: cells.collect(),
     }
 }

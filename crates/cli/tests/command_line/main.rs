@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod checks;
 mod copiers;
 mod processes;
 
@@ -42,7 +43,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 26] = [
+    let cases: [(&str, Needs, fn()); 29] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -72,6 +73,21 @@ fn main() {
             "json_goes_where_a_path_leads",
             Needs::Nothing,
             json_goes_where_a_path_leads,
+        ),
+        (
+            "orders_are_right_and_bugs_are_found",
+            Needs::Nothing,
+            checks::orders_are_right_and_bugs_are_found,
+        ),
+        (
+            "an_order_is_seen_again",
+            Needs::Nothing,
+            checks::an_order_is_seen_again,
+        ),
+        (
+            "what_cannot_be_checked_is_refused",
+            Needs::Nothing,
+            checks::what_cannot_be_checked_is_refused,
         ),
         ("engines_are_listed", Needs::Nothing, engines_are_listed),
         (
