@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use transhume_engine::{Limit, Mode};
+
 use super::{Exhaustive, Recorded};
 use crate::actor::locked;
 use crate::check::{Tally, run};
+use crate::platform::Kind;
 use crate::roles::{Role, load, store};
 use crate::setup::{Setup, to_1};
 
@@ -50,6 +53,66 @@ fn requests_that_meet_end_as_in_all_orders() {
         .free(&[1, 2])
         .with(to_1(&[0]).role())
         .with(Role::Pin { space: 0, page: 0 });
+    compare(&scene, 2);
+}
+
+#[test]
+fn a_pair_that_waits_ends_as_in_all_orders() {
+    let scene = Setup::new(1, 1)
+        .program(&[store(0)])
+        .with(to_1(&[0]).deferred().role());
+    compare(&scene, 1);
+    compare(&scene.lazy(), 1);
+}
+
+#[test]
+fn a_flush_for_another_reason_ends_as_in_all_orders() {
+    let scene = Setup::new(1, 1)
+        .lazy()
+        .with(to_1(&[0]).deferred().role())
+        .with(Role::Flush { space: 0 })
+        .with(Role::Settle { times: 1 });
+    compare(&scene, 1);
+}
+
+#[test]
+#[ignore = "721,806 orders"]
+fn a_batch_and_two_programs_end_as_in_all_orders() {
+    let scene = Setup::new(1, 1)
+        .program(&[store(0)])
+        .program(&[load(0)])
+        .with(to_1(&[0]).role());
+    compare(&scene, 2);
+}
+
+#[test]
+fn pieces_of_a_device_end_as_in_all_orders() {
+    let scene = Setup::new(1, 3)
+        .device(2)
+        .program(&[store(0).of_word(2)])
+        .with(to_1(&[0]).by(Kind::Device).role());
+    compare(&scene, 1);
+}
+
+#[test]
+fn an_exchange_ends_as_in_all_orders() {
+    let pairs = Role::Exchange {
+        pairs: vec![(0, 1)],
+        mode: Mode::Async,
+        limit: Limit::default(),
+    };
+    let scene = Setup::new(1, 1).folio(1, 0, 1, &[0]).free(&[]);
+    compare(&scene.program(&[store(0)]).with(pairs), 1);
+}
+
+#[test]
+fn the_end_of_a_process_is_as_in_all_orders() {
+    let scene = Setup::new(1, 1)
+        .folio(0, 0, 0, &[0, 1])
+        .patient()
+        .program(&[load(0)])
+        .with(to_1(&[0]).role())
+        .with(Role::Exit { space: 0 });
     compare(&scene, 2);
 }
 
