@@ -1,9 +1,10 @@
 //! Which pages have a request under way, and the room that is kept for them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use crate::deferral::AnyPending;
 use crate::runs::RunSet;
+use crate::sync::{Mutex, MutexGuard};
 use crate::table::FolioTable;
 use crate::tier::TierId;
 

@@ -7,8 +7,7 @@ use transhume_copy::swap::{Buffered, SwapJob};
 use transhume_copy::{CopyJob, Memcpy};
 use transhume_engine::{Copier, CopyAnswer, Failure, Step, SwapAnswer, Swapper, Why};
 
-use transhume_sys::uffd::Uffd;
-
+use crate::kernel::Uffd;
 use crate::table::Refused;
 
 pub(crate) use transhume_process::{failed, why};

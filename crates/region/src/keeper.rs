@@ -17,14 +17,13 @@
 //! The mark and the lock are in one word, so no fault falls between the two.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use transhume_sys::signals::HeldOff;
+use rustix::event::Timespec;
+
+use crate::bell::Bell;
+use crate::kernel::{HeldOff, Uffd};
+use crate::sync::{AtomicBool, Builder, JoinHandle, Ordering};
 
 /// How long events wait while pages migrate. Nearly all of them are faults on pages that are cut off,
 /// which need no answer, and waking for each would cost the application and the migrator more.
@@ -43,8 +42,8 @@ const NOW: Timespec = Timespec {
 
 /// What the thread does for its region.
 pub(crate) trait Keep: Send + Sync + 'static {
-    /// The descriptor that becomes readable when there are events.
-    fn events(&self) -> impl AsFd;
+    /// Where there are events to read.
+    fn events(&self) -> &Uffd;
     /// Reads and answers all events there are; says whether one cannot be answered yet.
     fn answer(&self) -> bool;
     /// Whether the next events, should there be any, can wait for [`REST`].
@@ -56,39 +55,33 @@ pub(crate) trait Keep: Send + Sync + 'static {
 /// The thread's handle. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    bell: Arc<Bell>,
+    wants: Arc<Wants>,
     thread: Option<JoinHandle<()>>,
     process: u32,
 }
 
+/// What the thread is asked for.
 #[derive(Debug)]
-struct Bell {
-    wake: OwnedFd,
+struct Wants {
+    bell: Bell,
     stop: AtomicBool,
     refill: AtomicBool,
 }
 
-impl Bell {
-    fn ring(&self) {
-        // The counter of an eventfd only refuses when it is about to overflow, and then it rings.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-}
-
 impl Keeper {
     pub(crate) fn start<K: Keep>(region: Arc<K>) -> io::Result<Self> {
-        let bell = Arc::new(Bell {
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        let wants = Arc::new(Wants {
+            bell: Bell::new()?,
             stop: AtomicBool::new(false),
             refill: AtomicBool::new(false),
         });
-        let heard = Arc::clone(&bell);
+        let heard = Arc::clone(&wants);
         let _handlers = HeldOff::begin();
-        let thread = std::thread::Builder::new()
+        let thread = Builder::new()
             .name("transhume-keeper".to_owned())
             .spawn(move || keep(&*region, &heard))?;
         Ok(Self {
-            bell,
+            wants,
             thread: Some(thread),
             process: std::process::id(),
         })
@@ -96,8 +89,8 @@ impl Keeper {
 
     /// Asks for the pools to be filled.
     pub(crate) fn refill(&self) {
-        if !self.bell.refill.swap(true, Ordering::Relaxed) {
-            self.bell.ring();
+        if !self.wants.refill.swap(true, Ordering::Relaxed) {
+            self.wants.bell.ring();
         }
     }
 }
@@ -108,8 +101,8 @@ impl Drop for Keeper {
         if self.process != std::process::id() {
             return;
         }
-        self.bell.stop.store(true, Ordering::Relaxed);
-        self.bell.ring();
+        self.wants.stop.store(true, Ordering::Relaxed);
+        self.wants.bell.ring();
         if let Some(thread) = self.thread.take() {
             // It ended by panicking only if an assertion failed, which has been printed.
             let _ = thread.join();
@@ -117,35 +110,25 @@ impl Drop for Keeper {
     }
 }
 
-fn keep<K: Keep>(region: &K, bell: &Bell) {
+fn keep<K: Keep>(region: &K, wants: &Wants) {
     let mut more = false;
     let mut rests = false;
     let mut unanswered = false;
     loop {
         let events = region.events();
-        let mut fds = [
-            PollFd::new(&bell.wake, PollFlags::IN),
-            PollFd::new(&events, PollFlags::IN),
-        ];
-        let (fds, patience) = match (rests, more) {
-            (true, false) => (&mut fds[..1], Some(&REST)),
-            (_, true) => (&mut fds[..], Some(&NOW)),
-            (false, false) if unanswered => (&mut fds[..], Some(&SOON)),
-            (false, false) => (&mut fds[..], None),
+        let (events, patience) = match (rests, more) {
+            (true, false) => (None, Some(&REST)),
+            (_, true) => (Some(events), Some(&NOW)),
+            (false, false) if unanswered => (Some(events), Some(&SOON)),
+            (false, false) => (Some(events), None),
         };
-        if poll(fds, patience).is_err() {
-            // Interrupted, or short of memory: the next round finds what there is.
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        if !fds[0].revents().is_empty() {
-            let _ = rustix::io::read(&bell.wake, &mut [0u8; 8]);
-        }
+        wants.bell.wait(events, patience);
         unanswered = region.answer();
         rests = region.can_wait();
-        if bell.stop.load(Ordering::Relaxed) {
+        if wants.stop.load(Ordering::Relaxed) {
             return;
         }
-        if bell.refill.swap(false, Ordering::Relaxed) || more {
+        if wants.refill.swap(false, Ordering::Relaxed) || more {
             more = region.refill();
         }
     }

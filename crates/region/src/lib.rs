@@ -51,14 +51,18 @@
 #![forbid(clippy::undocumented_unsafe_blocks)]
 
 mod anonymous;
+mod bell;
 mod builder;
 mod claims;
 mod deferral;
 mod error;
 mod failure;
+mod faults;
 mod gate;
 mod huge;
 mod keeper;
+mod kept;
+mod kernel;
 mod layout;
 mod mapped;
 mod mechanism;
@@ -71,8 +75,10 @@ mod region;
 mod runs;
 mod shootdowns;
 mod smaps;
+mod sync;
 mod table;
 mod tier;
+mod units;
 mod walk;
 
 pub use builder::Builder;
@@ -89,28 +95,7 @@ pub use transhume_engine::{
     Report, Reshaped, Settlement, Side, Step, Why,
 };
 
-use transhume_engine::Order;
-
-/// The size of a base page.
-const BASE_PAGE: usize = 4096;
-
-/// What one page table of base pages maps, which is also the size of a huge page.
-const TABLE_BYTES: usize = 2 << 20;
-
-/// Address space that is left to the rest of the program where it is limited.
-const SPARE_BYTES: usize = 1 << 20;
-
-/// The number of a folio in its region, counted in folios.
-fn index_of(folio: Folio) -> usize {
-    // A folio of this region was made from such a number.
-    usize::try_from(folio.page() >> folio.order().get()).unwrap_or(usize::MAX)
-}
-
-/// The folio with this number in a region of folios of this order.
-fn folio_at(index: usize, order: Order) -> Option<Folio> {
-    let page = u64::try_from(index).ok()?.checked_mul(order.base_pages())?;
-    Folio::new(page, order).ok()
-}
+use units::{BASE_PAGE, SPARE_BYTES, TABLE_BYTES, folio_at, index_of};
 
 /// The README's example, compiled and run with the tests.
 #[doc = include_str!("../../../README.md")]

@@ -6,7 +6,6 @@ mod settling;
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -14,15 +13,17 @@ use std::time::{Duration, Instant};
 use transhume_copy::auto::Route;
 use transhume_copy::{CopyJob, Switch};
 use transhume_engine::{Copier, Limit, Outcome, Report, Request, defer, migrate};
+use transhume_sys::uffd::Uffd;
 
-use self::settling::Defer;
 use crate::anonymous::{self, Anonymous};
 use crate::builder::Builder;
 use crate::claims::{self, Claims};
-use crate::deferral::{Cause, Desk, Pending, Settler};
+use crate::deferral::{Cause, Desk, Pending};
 use crate::error::RegionError;
+use crate::faults;
 use crate::huge::huge_bytes;
-use crate::keeper::{Keep, Keeper};
+use crate::keeper::Keep;
+use crate::kept::{Core, Kept};
 use crate::mapped::{self, Mapped};
 use crate::mechanism::{Mechanism, Notice};
 use crate::move_pages::{self, MovePages};
@@ -79,40 +80,6 @@ pub struct Region {
     process: u32,
 }
 
-/// A region's memory with the state of its folios.
-#[derive(Debug)]
-pub(crate) struct Core<M> {
-    pub(crate) table: FolioTable,
-    pub(crate) memory: M,
-}
-
-/// A core with the threads that keep it, which end first.
-#[derive(Debug)]
-struct Kept<M: Defer> {
-    _settler: Option<Settler<Core<M>>>,
-    keeper: Arc<Keeper>,
-    core: Arc<Core<M>>,
-}
-
-impl<M: Defer> Kept<M>
-where
-    Core<M>: Keep,
-{
-    fn start(core: Core<M>) -> std::io::Result<Self> {
-        let core = Arc::new(core);
-        let keeper = Arc::new(Keeper::start(Arc::clone(&core))?);
-        let settler = match core.memory.pending() {
-            Some(_) => Some(Settler::start(Arc::clone(&core), Arc::clone(&keeper))?),
-            None => None,
-        };
-        Ok(Self {
-            _settler: settler,
-            keeper,
-            core,
-        })
-    }
-}
-
 /// The region's memory, by its backing.
 #[derive(Debug)]
 enum Backing {
@@ -142,12 +109,12 @@ pub(crate) struct Parts {
 }
 
 impl Keep for Core<Anonymous> {
-    fn events(&self) -> impl AsFd {
-        self.memory.uffd.as_fd()
+    fn events(&self) -> &Uffd {
+        &self.memory.uffd
     }
 
     fn answer(&self) -> bool {
-        self.memory.answer_faults(&self.table)
+        faults::answer(&self.memory, &self.table)
     }
 
     fn can_wait(&self) -> bool {
@@ -160,8 +127,8 @@ impl Keep for Core<Anonymous> {
 }
 
 impl Keep for Core<Mapped> {
-    fn events(&self) -> impl AsFd {
-        self.memory.uffd.as_fd()
+    fn events(&self) -> &Uffd {
+        &self.memory.uffd
     }
 
     fn answer(&self) -> bool {

@@ -4,12 +4,12 @@
 //! compare-and-swap and never sleep on while they hold another (\[batch-deadlock\]), a mark that a
 //! fault was passed over while the folio was locked, and a count of declared pins.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use transhume_engine::FolioOwner;
 
 use crate::owner::Owner;
+use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, Instant, Ordering, sleep};
 use crate::tier::TierId;
 
 const LOCKED: u8 = 1;
@@ -305,7 +305,7 @@ fn wait_for(
     };
     let until = Instant::now() + patience;
     while Instant::now() < until {
-        std::thread::sleep(NAP);
+        sleep(NAP);
         match attempt() {
             Ok(()) => return Ok(()),
             Err(again) => refused = again,

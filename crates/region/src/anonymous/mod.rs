@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use transhume_sys::map::Mapping;
 use transhume_sys::numa::{self, PageStatus};
 use transhume_sys::pagemap::{Categories, PageRegion, Pagemap, ScanArgs};
-use transhume_sys::uffd::{Event, FaultFlags, MoveMode, RegisterMode, Uffd, Waiters};
+use transhume_sys::uffd::{MoveMode, RegisterMode, Uffd};
 use transhume_sys::{CallError, Errno, Progress};
 
 use self::collapse::FreesTables;
@@ -31,11 +31,11 @@ pub(crate) use self::pool::SourceFrames;
 use self::reach::Spans;
 use self::seclusion::Seclusion;
 pub(crate) use self::session::{Held, Session};
-use crate::deferral::{Deferral, Pending};
-use crate::failure::wake;
+use crate::deferral::{Deferral, Pending, Stores};
+use crate::faults::Pages;
 use crate::huge::huge_bytes;
 use crate::layout::Layouts;
-use crate::table::{FaultSeen, FolioTable};
+use crate::table::FolioTable;
 use crate::tier::{PageSize, TierId};
 use crate::{BASE_PAGE, TABLE_BYTES, placement};
 
@@ -162,87 +162,6 @@ impl Anonymous {
         self.pending.is_none() && self.sessions.load(Ordering::Relaxed) > 0
     }
 
-    /// Answers the faults that have been reported; see [`keeper`](crate::keeper). Says whether one
-    /// cannot be answered yet.
-    pub(crate) fn answer_faults(&self, table: &FolioTable) -> bool {
-        let stores = self.stores();
-        let mut events = Vec::with_capacity(64);
-        // An error of read is one of this moment: the descriptor stays readable.
-        while self
-            .uffd
-            .read_events(&mut events)
-            .is_ok_and(|count| count > 0)
-        {
-            for event in events.drain(..) {
-                let Event::Pagefault { addr, flags, .. } = event else {
-                    continue;
-                };
-                match &stores {
-                    Some(stores) if flags.contains(FaultFlags::WP) => stores.see(addr),
-                    _ => self.answer_fault(table, addr / BASE_PAGE * BASE_PAGE),
-                }
-            }
-        }
-        stores.is_some_and(|stores| stores.answer(table))
-    }
-
-    fn answer_fault(&self, table: &FolioTable, address: usize) {
-        let memory = self.memory.range();
-        let page = address..address + BASE_PAGE;
-        if !memory.contains(&address) {
-            // An empty staging slot, which only a stray pointer can have met.
-            self.fill_with_zeros(page.clone());
-            wake(&self.uffd, page);
-            return;
-        }
-        let index = (address - memory.start) / self.page_size.bytes();
-        while table.see_fault(index) == FaultSeen::Free {
-            // Most faults that are read late were answered when their page came back. Where it cannot
-            // be told the kernel is asked for zeros, which it refuses where there is a page.
-            if self.has_page(address) == Some(true) {
-                break;
-            }
-            if self.has_several_nodes() && self.fill_from_tier(table, index) {
-                break;
-            }
-            // If somebody was faster, the next look tells.
-            if table.try_lock_for_fault(index).is_ok() {
-                self.fill_with_zeros(page.clone());
-                if let Some(stores) = self.stores() {
-                    // This page is not held from stores.
-                    stores.are_free(&(index..index + 1));
-                }
-                // The thread is woken below, when nobody finds the folio busy any more.
-                let _ = table.unlock(index);
-                break;
-            }
-        }
-        if table.see_fault(index) == FaultSeen::Free || self.fill_given_back(index, &page) {
-            wake(&self.uffd, page);
-        }
-    }
-
-    /// See [`Stores::fill_given_back`](crate::deferral::Stores::fill_given_back).
-    fn fill_given_back(&self, index: usize, page: &Range<usize>) -> bool {
-        let is_there = || self.has_page(page.start) == Some(true);
-        let fill = || self.fill_with_zeros(page.clone());
-        self.stores()
-            .is_some_and(|stores| stores.fill_given_back(index, is_there, fill))
-    }
-
-    /// Whether there is a page at this address, in memory or swapped out; `None` if it cannot be told.
-    fn has_page(&self, address: usize) -> Option<bool> {
-        let args = ScanArgs {
-            any_of: Categories::PRESENT | Categories::SWAPPED,
-            report: Categories::PRESENT,
-            ..ScanArgs::default()
-        };
-        let mut found = [PageRegion::default(); 1];
-        let page = address..address + BASE_PAGE;
-        let scan = self.pagemap.as_ref()?.scan(page, &args, &mut found).ok()?;
-        Some(scan.regions > 0)
-    }
-
     /// Whether there is no page at this address any more.
     fn is_gone(&self, address: usize) -> bool {
         match self.has_page(address) {
@@ -275,10 +194,45 @@ impl Anonymous {
             progress
         }
     }
+}
 
-    /// Asks for zeros and wakes nobody. Where there is a page, where memory is short or where the
-    /// address space is changing the kernel refuses; the thread faults again when it is woken.
-    fn fill_with_zeros(&self, page: Range<usize>) {
-        let _ = self.uffd.zeropage(page, Waiters::LeaveAsleep);
+impl Pages for Anonymous {
+    type Held = session::Held;
+
+    fn uffd(&self) -> &Uffd {
+        &self.uffd
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.memory.range()
+    }
+
+    fn folio_bytes(&self) -> usize {
+        self.page_size.bytes()
+    }
+
+    fn stores(&self) -> Option<Stores<'_, session::Held>> {
+        Some(Stores {
+            uffd: &self.uffd,
+            memory: self.memory.range(),
+            page: self.page_size.bytes(),
+            pending: self.pending.as_ref()?,
+        })
+    }
+
+    fn has_page(&self, address: usize) -> Option<bool> {
+        let args = ScanArgs {
+            any_of: Categories::PRESENT | Categories::SWAPPED,
+            report: Categories::PRESENT,
+            ..ScanArgs::default()
+        };
+        let mut found = [PageRegion::default(); 1];
+        let page = address..address + BASE_PAGE;
+        let scan = self.pagemap.as_ref()?.scan(page, &args, &mut found).ok()?;
+        Some(scan.regions > 0)
+    }
+
+    fn fill_from_tier(&self, table: &FolioTable, index: usize) -> bool {
+        self.has_several_nodes() && self.fill_on_node(table, index)
     }
 }

@@ -9,8 +9,8 @@ use super::Anonymous;
 use super::session::{Held, Session};
 use super::span::Part;
 use crate::BASE_PAGE;
-use crate::failure::wake;
-use crate::table::{FolioTable, Unlocked};
+use crate::faults;
+use crate::table::FolioTable;
 
 /// A neighbour that is locked. Dropping this unlocks it, also when its owner panics.
 struct Neighbour<'r> {
@@ -39,10 +39,9 @@ impl<'r> Neighbour<'r> {
 
 impl Drop for Neighbour<'_> {
     fn drop(&mut self) {
-        if self.table.unlock(self.index) == Unlocked::FaultWaits {
-            let start = self.memory.memory.range().start + self.index * BASE_PAGE;
-            wake(&self.memory.uffd, start..start + BASE_PAGE);
-        }
+        let start = self.memory.memory.range().start + self.index * BASE_PAGE;
+        let bytes = start..start + BASE_PAGE;
+        faults::unlock(self.table, &self.memory.uffd, self.index, bytes);
     }
 }
 

@@ -15,6 +15,7 @@ use transhume_sys::uffd::MoveMode;
 
 use super::Anonymous;
 use super::session::{At, Held, Session};
+use crate::faults::Pages;
 use crate::placement;
 use crate::table::FolioTable;
 
@@ -38,7 +39,7 @@ impl Anonymous {
 
     /// Gives a folio that has no page zeros of its tier's node; its lock must not be held. Wakes
     /// nobody. Says whether it did: where it could not, the kernel chooses the node.
-    pub(super) fn fill_from_tier(&self, table: &FolioTable, index: usize) -> bool {
+    pub(super) fn fill_on_node(&self, table: &FolioTable, index: usize) -> bool {
         let bytes = self.page_size.bytes();
         let address = self.memory.range().start + index * bytes;
         let pool = self.pool(table.tier(index));

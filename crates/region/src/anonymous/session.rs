@@ -34,13 +34,14 @@ use super::seclusion::Secluded;
 use super::slots::{Kind, Ready, Returned};
 use super::span::Span;
 use crate::deferral::Marks;
-use crate::failure::{LOCK_PATIENCE, copy_here, refused, wake};
+use crate::failure::{LOCK_PATIENCE, copy_here, refused};
+use crate::faults::{self, Pages};
 use crate::index_of;
 use crate::keeper::Keeper;
 use crate::layout::Layout;
 use crate::options::Neighbours;
 use crate::runs::RunSet;
-use crate::table::{FolioTable, Tally, Unlocked};
+use crate::table::{FolioTable, Tally};
 use crate::tier::{PageSize, TierId};
 
 /// One request's view of an anonymous region.
@@ -304,10 +305,9 @@ impl<'r> Session<'r> {
 
     /// Gives up a folio's lock.
     pub(super) fn unlock(&self, held: &Held) {
-        if self.table.unlock(held.index) == Unlocked::FaultWaits {
-            let start = self.address(held);
-            wake(&self.memory.uffd, start..start + self.page());
-        }
+        let start = self.address(held);
+        let bytes = start..start + self.page();
+        faults::unlock(self.table, &self.memory.uffd, held.index, bytes);
     }
 
     pub(super) fn new_cut_off(&mut self) {

@@ -15,8 +15,9 @@ use super::Anonymous;
 use super::session::{Held, Session};
 use super::span::Part;
 use crate::TABLE_BYTES;
-use crate::deferral::{Marks, Stores, Waits, refuse_all};
+use crate::deferral::{Marks, Waits, refuse_all};
 use crate::failure::failed;
+use crate::faults::Pages;
 use crate::keeper::Keeper;
 use crate::options::Neighbours;
 use crate::table::FolioTable;
@@ -29,18 +30,6 @@ impl Waits for Held {
 
     fn marks(&mut self) -> &mut Marks {
         &mut self.marks
-    }
-}
-
-impl Anonymous {
-    /// The region's memory, if stores can be held off.
-    pub(super) fn stores(&self) -> Option<Stores<'_, Held>> {
-        Some(Stores {
-            uffd: &self.uffd,
-            memory: self.memory.range(),
-            page: self.page_size.bytes(),
-            pending: self.pending.as_ref()?,
-        })
     }
 }
 

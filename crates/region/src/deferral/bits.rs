@@ -1,6 +1,6 @@
 //! A bit for each folio of a region.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Bits that threads set and clear.
 #[derive(Debug)]

@@ -2,21 +2,19 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
+use std::time::Duration;
 
 use transhume_engine::{
     Deferral as Defers, Entry, Failure, Folio, Generation, Ledger, Parked, Settlement, Waiting,
     settle,
 };
 
-use transhume_sys::limits;
-use transhume_sys::signals::HeldOff;
-
 use super::pressure::Pressure;
 use super::{Bits, Deferral, DeferralUsage, Wants};
+use crate::kernel::{HeldOff, limits};
 use crate::runs::RunSet;
+use crate::sync::{AtomicU64, Instant, Mutex, MutexGuard, Ordering};
 use crate::{BASE_PAGE, SPARE_BYTES};
 
 fn base_pages(bytes: usize) -> u64 {

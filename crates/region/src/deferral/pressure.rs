@@ -1,8 +1,9 @@
 //! Whether memory is short: pairs hold frames that others may need more (\[deferred-flush\]).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use transhume_sys::limits;
+use crate::kernel::limits;
+use crate::sync::Instant;
 
 /// For how long one look is good.
 const GOOD_FOR: Duration = Duration::from_millis(10);

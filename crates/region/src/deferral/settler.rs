@@ -3,14 +3,13 @@
 //! It is not the [keeper](crate::keeper), which must go on reading events while pages are cut off.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use transhume_sys::signals::HeldOff;
-
 use crate::keeper::Keeper;
+use crate::kernel::HeldOff;
+use crate::sync::{Builder, Condvar, JoinHandle, Mutex, MutexGuard, catch_unwind};
 
 /// It looks at ages so often in the time that a pair may wait, and at memory at least so often.
 const LOOKS_AN_AGE: u32 = 10;
@@ -86,7 +85,7 @@ impl<S: Settle> Settler<S> {
     pub(crate) fn start(region: Arc<S>, keeper: Arc<Keeper>) -> io::Result<Self> {
         let served = Arc::clone(&region);
         let _handlers = HeldOff::begin();
-        let thread = std::thread::Builder::new()
+        let thread = Builder::new()
             .name("transhume-settle".to_owned())
             .spawn(move || serve(&*served, &keeper))?;
         Ok(Self {

@@ -13,19 +13,21 @@
 //! the bit first, and waits for a fill that is under way.
 
 use std::ops::Range;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use transhume_engine::{Entry, Failure, Folio, Step, Why};
-use transhume_sys::uffd::{Protection, Uffd, Waiters};
+use transhume_sys::uffd::{Protection, Waiters};
 use transhume_sys::{CallError, Errno};
 
 use super::Pending;
 use super::pending::lock;
 use crate::failure::{failed, wake, why};
+use crate::faults;
 use crate::index_of;
+use crate::kernel::Uffd;
 use crate::runs::RunSet;
-use crate::table::{FaultSeen, FolioTable, Unlocked};
+use crate::sync::{Ordering, fence, sleep};
+use crate::table::{FaultSeen, FolioTable};
 use crate::tier::TierId;
 
 /// While a mapping is being moved elsewhere in the address space the kernel asks for another try.
@@ -126,7 +128,7 @@ impl<H> Stores<'_, H> {
     pub(crate) fn let_go(&self, folios: &Range<usize>) {
         // Until it works the threads that want to store wait.
         while self.try_let_go(folios.clone(), Waiters::Wake).is_err() {
-            std::thread::sleep(NAP);
+            sleep(NAP);
         }
     }
 
@@ -180,9 +182,8 @@ impl<H> Stores<'_, H> {
                 continue;
             }
             self.let_go(&(folio..folio + 1));
-            if table.unlock(folio) == Unlocked::FaultWaits {
-                wake(self.uffd, self.bytes(&(folio..folio + 1)));
-            }
+            let bytes = self.bytes(&(folio..folio + 1));
+            faults::unlock(table, self.uffd, folio, bytes);
         }
     }
 
@@ -199,7 +200,7 @@ impl<H> Stores<'_, H> {
             match held {
                 Err(error) if error.errno == Errno::AGAIN && tries < TRIES => {
                     tries += 1;
-                    std::thread::sleep(NAP);
+                    sleep(NAP);
                 }
                 held => return held,
             }

@@ -5,15 +5,16 @@
 //! waits in a fault on the blind until it gets one. So the blind is made empty after it is mapped,
 //! and a fault on it is answered with zeros for all of it; it is emptied again before it is laid.
 
+mod filled;
+
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, TryLockError};
 
 use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
 use transhume_sys::map::{self, Mapping, Source};
 use transhume_sys::uffd::{RegisterMode, Uffd, Waiters};
 
+use self::filled::Filled;
 use crate::failure::wake;
 
 /// How long a run one blind can cover, unless more is asked for.
@@ -23,10 +24,7 @@ const BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(super) struct Blind {
     memory: Mapping,
-    /// Whether it has pages. Read by those that lay it, written by those that fill or empty it.
-    filled: RwLock<bool>,
-    /// Whether a fault on it waits for an answer.
-    asked: AtomicBool,
+    filled: Filled,
 }
 
 impl Blind {
@@ -41,8 +39,7 @@ impl Blind {
         unsafe { uffd.register(memory.range(), RegisterMode::MISSING) }?;
         Ok(Self {
             memory,
-            filled: RwLock::new(false),
-            asked: AtomicBool::new(false),
+            filled: Filled::new(),
         })
     }
 
@@ -57,51 +54,35 @@ impl Blind {
     ///
     /// Nobody maps anything there meanwhile, and nobody views the pages as `&` or `&mut`.
     pub(super) unsafe fn lay_over(&self, pages: Range<usize>) -> Result<(), CallError> {
-        let start = self.memory.range().start;
-        loop {
-            let filled = self.filled.read().unwrap_or_else(PoisonError::into_inner);
-            if !*filled {
-                let cover = start..start + pages.len();
-                // SAFETY: by this function's contract; the blind has no page, so none is moved.
-                return unsafe { map::remap(cover, pages.start, Source::LeftEmpty) };
-            }
-            drop(filled);
-            let mut filled = self.filled.write().unwrap_or_else(PoisonError::into_inner);
-            if *filled {
-                empty(self.memory.range())?;
-                *filled = false;
-            }
-        }
+        let all = self.memory.range();
+        let cover = all.start..all.start + pages.len();
+        self.filled.while_empty(
+            || empty(all.clone()),
+            // SAFETY: by this function's contract; the blind has no page, so none is moved.
+            || unsafe { map::remap(cover, pages.start, Source::LeftEmpty) },
+        )
     }
 
     /// Notes a fault, if it is one on the blind itself.
     pub(super) fn see_fault(&self, address: usize) {
         if self.memory.range().contains(&address) {
-            self.asked.store(true, Ordering::Relaxed);
+            self.filled.ask();
         }
     }
 
     /// Answers what was noted; says whether something is left to answer, which is so while the blind
     /// is being laid. Never waits: who lays it waits for the thread that calls this.
     pub(super) fn answer(&self, uffd: &Uffd) -> bool {
-        if !self.asked.load(Ordering::Relaxed) {
-            return false;
-        }
-        let mut filled = match self.filled.try_write() {
-            Ok(filled) => filled,
-            Err(TryLockError::Poisoned(filled)) => filled.into_inner(),
-            Err(TryLockError::WouldBlock) => return true,
-        };
-        *filled = true;
-        let all = self.memory.range();
-        // From its beginning, as the kernel stops at a page that is there.
-        let answered = empty(all.clone()).is_ok()
-            && uffd
-                .zeropage(all.clone(), Waiters::LeaveAsleep)
-                .is_complete();
-        self.asked.store(!answered, Ordering::Relaxed);
-        wake(uffd, all);
-        !answered
+        self.filled.answer(|| {
+            let all = self.memory.range();
+            // From its beginning, as the kernel stops at a page that is there.
+            let answered = empty(all.clone()).is_ok()
+                && uffd
+                    .zeropage(all.clone(), Waiters::LeaveAsleep)
+                    .is_complete();
+            wake(uffd, all);
+            answered
+        })
     }
 }
 

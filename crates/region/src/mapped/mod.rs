@@ -37,7 +37,7 @@ use transhume_sys::CallError;
 use transhume_sys::advise::{self, Advice};
 use transhume_sys::limits;
 use transhume_sys::map::{self, Mapping};
-use transhume_sys::uffd::{Event, FaultFlags, Uffd};
+use transhume_sys::uffd::Uffd;
 
 use self::blind::Blind;
 use self::seams::Seams;
@@ -46,6 +46,7 @@ pub(crate) use self::tier::FileTier;
 use crate::TABLE_BYTES;
 use crate::deferral::{Deferral, Pending};
 use crate::error::RegionError;
+use crate::faults;
 use crate::layout::Layout;
 use crate::table::{FolioTable, Tally};
 use crate::tier::PageSize;
@@ -145,26 +146,8 @@ impl Mapped {
     /// which end when their page is back unless they are on the blind itself, or are stores that were
     /// held off. Says whether something is left to do.
     pub(crate) fn answer_events(&self, table: &FolioTable) -> bool {
-        let mut events = Vec::with_capacity(64);
-        while self
-            .uffd
-            .read_events(&mut events)
-            .is_ok_and(|count| count > 0)
-        {
-            for event in events.drain(..) {
-                let Event::Pagefault { addr, flags, .. } = event else {
-                    continue;
-                };
-                if flags.contains(FaultFlags::WP) {
-                    if let Some(stores) = self.stores() {
-                        stores.see(addr);
-                    }
-                } else {
-                    self.blind.see_fault(addr);
-                }
-            }
-        }
-        let stores_left = self.stores().is_some_and(|stores| stores.answer(table));
+        let see = |address| self.blind.see_fault(address);
+        let stores_left = faults::answer_events(&self.uffd, self.stores(), table, see);
         self.blind.answer(&self.uffd) || stores_left
     }
 

@@ -19,11 +19,12 @@ use super::budget::Charge;
 use super::tier::FileTier;
 use crate::deferral::Marks;
 use crate::failure::{LOCK_PATIENCE, copy_here, failed, refused, wake, why};
+use crate::faults;
 use crate::gate;
 use crate::keeper::Keeper;
 use crate::layout::Layout;
 use crate::runs::RunSet;
-use crate::table::{FolioTable, Tally, Unlocked};
+use crate::table::{FolioTable, Tally};
 use crate::tier::TierId;
 use crate::{SPARE_BYTES, index_of};
 
@@ -521,9 +522,8 @@ impl Platform for Session<'_> {
         };
         self.memory.record(self.table, &mut tally, mapped);
         for index in unlocked {
-            if self.table.unlock(index) == Unlocked::FaultWaits {
-                wake(&self.memory.uffd, self.addresses(index, 1));
-            }
+            let bytes = self.addresses(index, 1);
+            faults::unlock(self.table, &self.memory.uffd, index, bytes);
         }
         for (tier, slots) in freed {
             self.tier(tier).retire(slots);

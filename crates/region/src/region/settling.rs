@@ -1,42 +1,19 @@
 //! What settles the pairs of a region: its own thread, its requests, and whoever asks for it.
 
-use std::time::Duration;
+use transhume_engine::{Failure, Folio, Settlement};
 
-use transhume_engine::{Deferral as Defers, Failure, Folio, Ledger, Parked, Settlement};
-
-use super::{Backing, Core, Kept, Region};
+use super::{Backing, Region};
 use crate::anonymous::{self, Anonymous};
-use crate::deferral::{AnyPending, Cause, DeferralUsage, Left, Pending, Settle, Wants};
+use crate::deferral::{AnyPending, Cause, DeferralUsage, Pending};
 use crate::error::RegionError;
 use crate::keeper::Keeper;
+use crate::kept::{Defer, Kept};
 use crate::mapped::{self, Mapped};
 use crate::options::Pages;
+use crate::owner;
 use crate::runs::RunSet;
 use crate::table::FolioTable;
 use crate::tier::PageSize;
-use crate::{folio_at, index_of, owner};
-
-/// How long the region's thread waits for a pair that is just being recorded.
-const NAP: Duration = Duration::from_micros(20);
-
-/// Memory of a region whose switches can wait.
-pub(crate) trait Defer: Send + Sync + 'static {
-    /// What is kept for a folio that waits.
-    type Held: Send;
-    /// What settles.
-    type Session<'r>: Defers<Held = Self::Held>
-    where
-        Self: 'r;
-
-    /// What waits, if that is allowed.
-    fn pending(&self) -> Option<&Pending<Self::Held>>;
-
-    /// The size of its pages.
-    fn page_size(&self) -> PageSize;
-
-    /// A session that only settles.
-    fn settling<'r>(&'r self, table: &'r FolioTable, keeper: &'r Keeper) -> Self::Session<'r>;
-}
 
 impl Defer for Anonymous {
     type Held = anonymous::Held;
@@ -69,82 +46,6 @@ impl Defer for Mapped {
 
     fn settling<'r>(&'r self, table: &'r FolioTable, keeper: &'r Keeper) -> mapped::Session<'r> {
         mapped::Session::new(self, table, keeper, 0)
-    }
-}
-
-impl<M: Defer> Core<M> {
-    /// Settles what `which` takes out of the ledger.
-    fn settle(
-        &self,
-        keeper: &Keeper,
-        cause: Cause,
-        which: impl FnMut(&mut Ledger<M::Held>) -> Parked<M::Held>,
-    ) -> Settlement {
-        let Some(pending) = self.memory.pending() else {
-            return Settlement::default();
-        };
-        pending.settle(cause, which, || self.memory.settling(&self.table, keeper))
-    }
-
-    /// Settles those of these pages that wait.
-    fn settle_pages(&self, keeper: &Keeper, pages: &RunSet, cause: Cause) -> Settlement {
-        let Some(at_once) = self.memory.pending().map(Pending::at_once) else {
-            return Settlement::default();
-        };
-        self.settle(keeper, cause, |ledger| {
-            ledger.take_some(|folio| pages.contains(index_of(folio)), at_once)
-        })
-    }
-}
-
-impl<M: Defer> Settle for Core<M> {
-    fn wants(&self) -> Option<&Wants> {
-        self.memory.pending().map(|pending| &pending.wants)
-    }
-
-    fn max_age(&self) -> Duration {
-        self.memory
-            .pending()
-            .map_or(Duration::MAX, |pending| pending.max_age)
-    }
-
-    fn settle_for_store(&self, keeper: &Keeper, folio: usize) {
-        let Some(named) = folio_at(folio, self.memory.page_size().order()) else {
-            return;
-        };
-        let settled = self.settle(keeper, Cause::Store, |ledger| {
-            ledger.take_run(named, ledger.at_once())
-        });
-        let waits = |pending: &Pending<_>| pending.parked.is_set(folio);
-        if settled.outcomes.is_empty()
-            && let Some(pending) = self.memory.pending().filter(|&pending| waits(pending))
-        {
-            // It is parked, and its batch is about to record it.
-            std::thread::sleep(NAP);
-            pending.wants.store(folio);
-        }
-    }
-
-    fn settle_due(&self, keeper: &Keeper) -> Left {
-        let Some(pending) = self.memory.pending().filter(|pending| !pending.is_empty()) else {
-            return Left::Nothing;
-        };
-        let cause = if pending.is_pressed() {
-            Some(Cause::Pressure)
-        } else {
-            pending.is_due().then_some(Cause::Age)
-        };
-        let Some(cause) = cause else {
-            return Left::Waiting;
-        };
-        // Stores that wait have their turn between.
-        let some = |ledger: &mut Ledger<_>| ledger.take_some(|_| true, pending.at_once());
-        pending.settle_once(cause, some, || self.memory.settling(&self.table, keeper));
-        if pending.is_empty() {
-            Left::Nothing
-        } else {
-            Left::Due
-        }
     }
 }
 
