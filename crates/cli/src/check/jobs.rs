@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressStyle;
 use transhume_model::{Bug, Case, Orders, Progress, Verdict, check};
 
 use crate::context::Context;
@@ -65,6 +66,7 @@ struct Board {
 #[derive(Debug)]
 struct Running {
     number: usize,
+    name: &'static str,
     progress: Arc<Progress>,
     since: Instant,
     patience: Option<Duration>,
@@ -73,6 +75,11 @@ struct Running {
 /// Tries all of them, as many at a time as there are CPUs.
 pub(super) fn run(jobs: Vec<Job>) -> Result<Vec<Done>, CliError> {
     let context = Context::start(jobs.len() as u64)?;
+    // How long a case takes says nothing of the next, so nothing is said of the time left.
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} done, {elapsed}: {wide_msg}");
+    if let Ok(style) = style {
+        context.progress.set_style(style);
+    }
     let board = Mutex::new(Board {
         left: jobs.into_iter().enumerate().collect(),
         ..Board::default()
@@ -113,7 +120,11 @@ fn watch(board: &Mutex<Board>, context: &Context) {
         }
     }
     context.progress.set_position(board.done.len() as u64);
-    context.progress.set_message(format!("{orders} orders"));
+    let names = board.running.iter().map(|running| running.name);
+    let names = names.collect::<Vec<_>>().join(", ");
+    context
+        .progress
+        .set_message(format!("{orders} orders, now {names}"));
 }
 
 fn work(board: &Mutex<Board>) {
@@ -128,6 +139,7 @@ fn work(board: &Mutex<Board>) {
             let progress = Arc::new(Progress::default());
             locked(board).running.push(Running {
                 number,
+                name: job.case.name,
                 progress: Arc::clone(&progress),
                 since: Instant::now(),
                 patience,
