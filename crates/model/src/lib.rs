@@ -6,6 +6,7 @@
 //! decided by a search, so that orders are met which a machine shows once in years.
 #![forbid(unsafe_code)]
 
+mod account;
 mod act;
 mod actor;
 mod bug;

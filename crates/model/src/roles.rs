@@ -280,12 +280,9 @@ fn migrates(actor: &Actor, request: Move, owned: bool) {
         migrate(&mut platform, &copier, request)
     };
     if !actor.is_over() {
-        let told = report.folios().count();
         let id = actor.id;
         actor.change(|machine| {
-            if told != count {
-                machine.violated(format!("{count} folios were named and {told} reported"));
-            }
+            machine.compare(id, count, &report);
             machine.reports.push((id, report));
         });
     }
@@ -307,12 +304,8 @@ fn exchanges(actor: &Actor, pairs: &[(Page, Page)], mode: Mode, most: Limit, own
     let count = request.pairs.len();
     let report = exchange(&mut platform, &swapper, request);
     if !actor.is_over() {
-        let told = report.pairs().count();
-        actor.change(|machine| {
-            if told != count {
-                machine.violated(format!("{count} pairs were named and {told} reported"));
-            }
-        });
+        let id = actor.id;
+        actor.change(|machine| machine.compare_pairs(id, count, &report));
     }
 }
 

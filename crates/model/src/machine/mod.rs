@@ -88,6 +88,15 @@ pub(crate) enum Holder {
     Ledger,
 }
 
+/// What was done with a page since its lock was asked for last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trail {
+    /// It was left to the ledger.
+    pub(crate) parked: bool,
+    /// Its lock was given up there.
+    pub(crate) released: Option<transhume_engine::Place>,
+}
+
 /// A copy that a device makes, word by word.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Descriptor {
@@ -146,6 +155,8 @@ pub(crate) struct Machine {
     pub(crate) stores: BTreeMap<ActorId, u16>,
     /// What each actor has read last.
     pub(crate) read: BTreeMap<ActorId, Version>,
+    /// How far each actor has come with each page that it was asked to move.
+    pub(crate) trails: BTreeMap<(ActorId, Page), Trail>,
     /// What the engine said of each request, by who made it.
     pub(crate) reports: Vec<(ActorId, transhume_engine::Report<crate::platform::Tier>)>,
     /// What was violated first.
@@ -182,6 +193,7 @@ impl Machine {
             stale_copies: BTreeMap::new(),
             stores: BTreeMap::new(),
             read: BTreeMap::new(),
+            trails: BTreeMap::new(),
             reports: Vec::new(),
             violation: None,
         }

@@ -48,7 +48,7 @@ impl Deferral for Migrator {
             let (page, Some(destination)) = (held.page, held.destination) else {
                 continue;
             };
-            let source = held.source;
+            let (id, source) = (self.actor.id, held.source);
             let spaces = &held.spaces;
             let parked = self.actor.step(Act::Park { page }, |step| {
                 if step.fails() {
@@ -56,6 +56,7 @@ impl Deferral for Migrator {
                 }
                 let machine = &mut *step.machine;
                 machine.locks.insert(page, Holder::Ledger);
+                machine.trails.entry((id, page)).or_default().parked = true;
                 machine.pairs.insert(page, [source, destination]);
                 if machine.lazy {
                     let pte = Pte::Present {
@@ -194,9 +195,18 @@ impl Migrator {
         if parked.is_empty() {
             return false;
         }
+        let named: Vec<Folio> = parked.folios().collect();
+        self.settles = true;
         let settled: Settlement = settle(self, &mut parked, at_once);
+        self.settles = false;
         let act = Act::Ledger { what: "closes" };
         self.actor.step(act, |step| {
+            let mut told: Vec<Folio> = settled.outcomes.iter().map(|(folio, _)| *folio).collect();
+            told.sort_unstable();
+            if told != named {
+                let what = format!("{named:?} were settled and {told:?} told of");
+                step.machine.violated(what);
+            }
             step.machine.ledger.note(&settled);
             step.machine.ledger.close(parked);
         });

@@ -17,7 +17,7 @@ use self::owner::Latches;
 use crate::act::Act;
 use crate::actor::Actor;
 use crate::bug::Bug;
-use crate::machine::{FrameId, Holder, Machine, Page, Pte, SpaceId};
+use crate::machine::{FrameId, Holder, Machine, Page, Pte, SpaceId, Trail};
 
 /// Where folios go: the number of a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub(crate) struct Migrator {
     owner: Option<Latches>,
     /// The folios that were busy when they were tried last.
     busy: Vec<Page>,
+    /// Whether pairs are being settled, which are not what was asked for.
+    settles: bool,
 }
 
 impl Migrator {
@@ -72,6 +74,7 @@ impl Migrator {
             actor: actor.clone(),
             owner: owned.then(|| Latches::new(actor)),
             busy: Vec::new(),
+            settles: false,
         }
     }
 
@@ -176,6 +179,7 @@ impl Platform for Migrator {
         let page = folio.page();
         let id = self.actor.id;
         let tried = self.actor.step(Act::TryLock { page }, |step| {
+            step.machine.trails.insert((id, page), Trail::default());
             if step.fails() {
                 return Err(Failure::new(Stage::Lock, Why::Again));
             }
@@ -206,6 +210,7 @@ impl Platform for Migrator {
         let id = self.actor.id;
         loop {
             let locked = self.actor.step(Act::Lock { page }, |step| {
+                step.machine.trails.insert((id, page), Trail::default());
                 if step.machine.waits(page) {
                     return None;
                 }
@@ -420,8 +425,13 @@ impl Platform for Migrator {
             if at == Place::Destination && !held.exchanges && !freed_already {
                 self.free(held.source);
             }
+            let (id, settles) = (self.actor.id, self.settles);
             self.actor.step(Act::Unlock { page }, |step| {
-                step.machine.locks.remove(&page)
+                step.machine.locks.remove(&page);
+                if !settles {
+                    let trail = step.machine.trails.entry((id, page)).or_default();
+                    trail.released = Some(at);
+                }
             });
         }
     }

@@ -1,0 +1,53 @@
+//! What the engine says of a request, against what was done.
+
+use transhume_engine::{ExchangeReport, Folio, Outcome, PairOutcome, Place, Report};
+
+use crate::machine::{ActorId, Machine};
+use crate::platform::Tier;
+
+impl Machine {
+    /// Compares a report with what its actor has done with each folio.
+    pub(crate) fn compare(&mut self, actor: ActorId, named: usize, report: &Report<Tier>) {
+        let told = report.folios().count();
+        if told != named {
+            self.violated(format!("{named} folios were named and {told} are reported"));
+        }
+        for folio in report.folios() {
+            let trail = self.trail(actor, folio.folio);
+            let right = match folio.outcome {
+                Outcome::Moved => !trail.parked && trail.released == Some(Place::Destination),
+                Outcome::Deferred => trail.parked,
+                Outcome::AlreadyThere => !trail.parked && trail.released == Some(Place::Source),
+                Outcome::Stayed(_) => !trail.parked && trail.released != Some(Place::Destination),
+            };
+            if !right {
+                let (folio, outcome) = (folio.folio, folio.outcome);
+                self.violated(format!("{folio:?} is reported as {outcome:?}: {trail:?}"));
+            }
+        }
+    }
+
+    /// The same for pairs that were to trade places.
+    pub(crate) fn compare_pairs(&mut self, actor: ActorId, named: usize, report: &ExchangeReport) {
+        let told = report.pairs().count();
+        if told != named {
+            self.violated(format!("{named} pairs were named and {told} are reported"));
+        }
+        for pair in report.pairs() {
+            let ends = [pair.a, pair.b].map(|folio| self.trail(actor, folio).released);
+            let arrived = ends.map(|end| end == Some(Place::Destination));
+            let right = match pair.outcome {
+                PairOutcome::Exchanged => arrived == [true; 2],
+                _ => arrived == [false; 2],
+            };
+            if !right {
+                self.violated(format!("{pair:?} is reported, and they are at {ends:?}"));
+            }
+        }
+    }
+
+    fn trail(&self, actor: ActorId, folio: Folio) -> crate::machine::Trail {
+        let trail = self.trails.get(&(actor, folio.page()));
+        trail.copied().unwrap_or_default()
+    }
+}
