@@ -303,6 +303,7 @@ impl Act {
                 | Self::Protect { .. }
                 | Self::Send
                 | Self::References { .. }
+                | Self::Copy { .. }
                 | Self::Remap { .. }
                 | Self::Park { .. }
                 | Self::TakeUp { .. }

@@ -121,6 +121,6 @@ fn failures_are_tried_at_every_call() {
     let scene = Setup::new(1, 1).failures(1).with(to_1(&[0]).role());
     let (orders, ends) = ends(&scene, Exhaustive::default());
     // One without a failure, and one for each call that can fail; where there is no memory it stays.
-    assert_eq!(orders, 6);
+    assert_eq!(orders, 7);
     assert_eq!(ends.len(), 2, "{ends:?}");
 }

@@ -10,11 +10,14 @@ use crate::machine::{Descriptor, FrameId, Machine, Progress};
 
 /// Copies word by word on the CPU of the actor.
 pub(super) fn copy_words(actor: &Actor, job: &Job) {
-    if job.early {
-        return;
+    if !job.early {
+        copy_words_from(actor, job, 0);
     }
+}
+
+fn copy_words_from(actor: &Actor, job: &Job, first: usize) {
     let Job { from, to, .. } = *job;
-    for word in 0..job.words {
+    for word in first..job.words {
         let act = Act::Copy { from, to, word };
         actor.step(act, |step| step.machine.copy_word(from, to, word));
     }
@@ -50,7 +53,12 @@ impl transhume_engine::Copier<Job> for Copier {
 
     fn copy(&self, jobs: &[Job], answers: &mut [CopyAnswer]) {
         match self.kind {
-            Kind::Cpu => jobs.iter().for_each(|job| copy_words(&self.actor, job)),
+            Kind::Cpu => {
+                for (job, answer) in jobs.iter().zip(answers) {
+                    *answer = self.by_cpu(job);
+                }
+                return;
+            }
             Kind::Device => self.by_device(jobs),
             Kind::InUse => self.by_the_one_in_use(jobs),
         }
@@ -59,6 +67,24 @@ impl transhume_engine::Copier<Job> for Copier {
 }
 
 impl Copier {
+    /// Where a call may fail it may give up after the first word.
+    fn by_cpu(&self, job: &Job) -> CopyAnswer {
+        if job.early {
+            return CopyAnswer::Copied;
+        }
+        let Job { from, to, .. } = *job;
+        let act = Act::Copy { from, to, word: 0 };
+        let gives_up = self.actor.step(act, |step| {
+            step.machine.copy_word(from, to, 0);
+            step.fails()
+        });
+        if gives_up == Some(true) {
+            return CopyAnswer::Failed;
+        }
+        copy_words_from(&self.actor, job, 1);
+        CopyAnswer::Copied
+    }
+
     fn by_device(&self, jobs: &[Job]) {
         let submitted = self
             .actor
