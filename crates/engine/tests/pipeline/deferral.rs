@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proptest::prelude::*;
 use transhume_engine::{
-    CopyAnswer, Folio, Ledger, Outcome, Parked, Report, Request, Settlement, Step, Why, defer,
-    settle,
+    ASYNC_PASSES, CopyAnswer, Folio, Ledger, Mode, Outcome, Parked, Report, Request, Settlement,
+    Step, Why, defer, settle,
 };
 
 use crate::machine::{
@@ -59,12 +59,17 @@ fn many_folios_are_switched_by_one_shootdown() {
     assert_eq!((report.deferred(), report.moved()), (2000, 0));
     assert!(report.is_complete() && report.times.first_folio.is_none());
     assert_eq!((machine.tally.holds, machine.tally.shootdowns), (4, 0));
+    assert_eq!((report.counts.holds, report.counts.rounds), (4, 0));
     assert_eq!((ledger.len(), ledger.base_pages()), (2000, 2000));
     assert_eq!(machine.tier_of(base(0)), NEAR);
 
     let settlement = settle_all(&mut machine, &mut ledger);
     assert_eq!(machine.flushed, [2000]);
     assert_eq!(settlement.shootdowns, Some(1));
+    assert_eq!(
+        (settlement.counts.batches, settlement.counts.rounds),
+        (1, 1)
+    );
     assert_eq!(settlement.outcomes.len(), 2000);
     for (folio, outcome) in settlement.outcomes {
         assert_eq!((outcome, machine.tier_of(folio)), (Outcome::Moved, FAR));
@@ -151,6 +156,25 @@ fn a_hold_is_told_what_comes_next() {
     let names = |from: u64| (from..20).map(base).collect::<Vec<_>>();
     assert_eq!(machine.aheads, [names(8), names(16), names(20), names(20)]);
     machine.check();
+    settle_all(&mut machine, &mut ledger);
+}
+
+#[test]
+fn it_never_waits_whatever_the_mode() {
+    let mut machine = Machine::with_base_pages(3);
+    machine.set_troubles(&[Trouble {
+        gone_by_waiting: true,
+        ..fails(Call::Lock, base(1), Why::Busy, ALWAYS)
+    }]);
+    let mut ledger = ledger(64);
+    let request = Request {
+        mode: Mode::Sync,
+        ..Request::new(machine.folios(), FAR)
+    };
+    machine.set_limit(512);
+    let report = defer(&mut machine, &ScriptedCopier::good(), request, &mut ledger);
+    assert_eq!(report.deferred(), 2);
+    assert_eq!(machine.asked(base(1)), (ASYNC_PASSES, 0));
     settle_all(&mut machine, &mut ledger);
 }
 
