@@ -195,7 +195,8 @@ impl<H> Ledger<H> {
             [first, .., last] => (first.entry.folio(), last.entry.folio()),
             [one] => (one.entry.folio(), one.entry.folio()),
         };
-        let place = old.partition_point(|pair| pair.entry.folio() < first);
+        let found = old.binary_search_by_key(&first, |pair| pair.entry.folio());
+        let place = found.unwrap_or_else(|place| place);
         match old.get(place) {
             None => {}
             // All of them go to one place.
