@@ -302,3 +302,14 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_name() {
+        let names = Reason::ALL.map(Reason::name);
+        assert_eq!(names, ["user", "demotion", "promotion", "compaction"]);
+    }
+}
