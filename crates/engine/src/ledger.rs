@@ -416,6 +416,7 @@ mod tests {
         );
         let run = ledger.take_run(Folio::base(7).unwrap(), most(5));
         assert_eq!(pages(&run), [6, 7, 8, 9, 10], "after it first, then before");
+        assert_eq!((run.len(), ledger.len()), (5, 2));
         assert_eq!(ledger.oldest(), Some(Duration::from_secs(1)));
         assert_eq!(pages(&ledger.take_some(|_| true, most(1))), [5]);
         assert_eq!(ledger.oldest(), Some(Duration::from_secs(2)));
@@ -504,5 +505,9 @@ mod tests {
             [huge(1)]
         );
         assert_eq!(ledger.base_pages(), 1024);
+        record(&mut ledger, &[512, 513], 0);
+        let most = NonZeroU64::new(3).unwrap();
+        let run = ledger.take_run(Folio::base(512).unwrap(), most);
+        assert_eq!(pages(&run), [512, 513], "the one before is too large");
     }
 }
