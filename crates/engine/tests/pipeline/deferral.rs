@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use transhume_engine::{
-    ASYNC_PASSES, CopyAnswer, Folio, Ledger, Mode, Outcome, Parked, Report, Request, Settlement,
-    Step, Why, defer, settle,
+    ASYNC_PASSES, CopyAnswer, Deferral, Entry, Folio, Generation, Ledger, Mode, Outcome, Parked,
+    Report, Request, Settlement, Step, Waiting, Why, defer, settle,
 };
 
 use crate::machine::{
@@ -139,6 +140,52 @@ fn without_memory_what_waits_settles_first() {
         report.stopped.map(|failure| failure.why),
         Some(Why::NoMemory)
     );
+    machine.check();
+}
+
+/// Takes no pairs, and has given up something when it is asked to for the first time.
+struct UnderPressure {
+    relieved: u32,
+}
+
+impl Waiting<Machine> for UnderPressure {
+    fn make_room(&mut self, _machine: &mut Machine, _base_pages: u64) -> bool {
+        false
+    }
+
+    fn relieve(&mut self, machine: &mut Machine) -> bool {
+        machine.take_up(&mut []); // It has memory again.
+        self.relieved += 1;
+        self.relieved == 1
+    }
+
+    fn room(&self) -> u64 {
+        0
+    }
+
+    fn record(
+        &mut self,
+        _entries: &mut dyn Iterator<Item = Entry<Held>>,
+        _recorded: Generation,
+        _since: Duration,
+    ) {
+        panic!("there is no room");
+    }
+
+    fn withdraw(&mut self, _base_pages: u64) {}
+}
+
+#[test]
+fn what_was_not_cut_off_for_lack_of_memory_is_when_there_is_some() {
+    let mut machine = Machine::with_base_pages(4);
+    machine.set_limit(512);
+    machine.set_troubles(&[fails(Call::Unmap, base(1), Why::NoMemory, 1)]);
+    let mut pairs = UnderPressure { relieved: 0 };
+    let request = Request::new(machine.folios(), FAR);
+    let report = defer(&mut machine, &ScriptedCopier::good(), request, &mut pairs);
+    assert_eq!((report.moved(), report.stopped), (4, None));
+    // Pages 2 and 3 come after the one for which memory was lacking.
+    assert_eq!((report.counts.retries, pairs.relieved), (3, 1));
     machine.check();
 }
 
