@@ -170,6 +170,7 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Entry<H> {
     pub(crate) index: usize,
+    /// In an exchange the first of a pair has it for both.
     pub(crate) copied: bool,
     /// Whether the owner has let go of it and is to be told when it is back.
     pub(crate) detached: bool,
