@@ -133,6 +133,18 @@ fn what_the_swapper_leaves_the_cpu_swaps() {
 }
 
 #[test]
+fn a_pair_of_which_one_is_not_eligible_is_swapped_by_the_cpu() {
+    for page in [1, 4] {
+        let mut machine = machine(3);
+        machine.set_troubles(&[fails(Call::IsEligible, base(page), Why::Pinned, 1)]);
+        let report = machine.exchange(&ScriptedSwapper::good(), ExchangeRequest::new(pairs(3)));
+        assert_eq!(report.exchanged(), 3);
+        let counts = report.counts;
+        assert_eq!((counts.swapped_by_swapper, counts.swapped_by_cpu), (2, 1));
+    }
+}
+
+#[test]
 fn a_swap_that_fails_on_the_cpu_too_leaves_the_pair() {
     let mut machine = machine(3);
     machine.set_troubles(&[fails(Call::CopyOnCpu, base(1), Why::CopyFailed, ALWAYS)]);
