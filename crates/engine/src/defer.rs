@@ -411,3 +411,71 @@ impl<P: Deferral> Waiting<P> for Ledger<P::Held> {
         Self::withdraw(self, base_pages);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settlement(n: u64) -> Settlement {
+        let took = |times| Duration::from_micros(times * n);
+        Settlement {
+            outcomes: Folio::base(n)
+                .map(|folio| (folio, Outcome::Moved))
+                .into_iter()
+                .collect(),
+            counts: Counts {
+                batches: n,
+                rounds: 2 * n,
+                holds: 3 * n,
+                retries: 4 * n,
+                putbacks: 5 * n,
+                copied_by_copier: 6 * n,
+                copied_by_cpu: 7 * n,
+                declined: 8 * n,
+                copy_failures: 9 * n,
+                timed_out: 10 * n,
+                unconfirmed: 11 * n,
+            },
+            shootdowns: Some(12 * n),
+            times: Times {
+                total: took(1),
+                first_folio: None,
+                longest_cut_off: took(2),
+                copy: took(3),
+            },
+        }
+    }
+
+    #[test]
+    fn settlements_add_up() {
+        for (first, second) in [(2, 3), (3, 2)] {
+            let mut sum = settlement(first);
+            sum.add(settlement(second));
+            let folios: Vec<_> = sum.outcomes.iter().map(|(folio, _)| folio.page()).collect();
+            assert_eq!(folios, [first, second]);
+            let five = settlement(5);
+            assert_eq!(sum.counts, five.counts);
+            assert_eq!(sum.shootdowns, five.shootdowns);
+            let longest_cut_off = settlement(3).times.longest_cut_off;
+            let times = Times {
+                longest_cut_off,
+                ..five.times
+            };
+            assert_eq!(sum.times, times);
+        }
+    }
+
+    #[test]
+    fn what_was_not_counted_adds_nothing() {
+        let uncounted = Settlement::default;
+        let mut after = settlement(2);
+        after.add(uncounted());
+        let mut before = uncounted();
+        before.add(settlement(2));
+        let counted = Some(24);
+        assert_eq!((after.shootdowns, before.shootdowns), (counted, counted));
+        let mut neither = uncounted();
+        neither.add(uncounted());
+        assert_eq!(neither.shootdowns, None);
+    }
+}

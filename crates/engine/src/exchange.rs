@@ -63,9 +63,6 @@ where
     let began = Began::now(platform);
     let mut run = Run::new(platform, swapper, &request);
     for pass in request.mode.passes() {
-        if run.stopped.is_some() || run.pending.is_empty() {
-            break;
-        }
         run.pass(pass);
     }
     let Run {
@@ -123,6 +120,7 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
         }
     }
 
+    /// Does nothing where nothing is left, or the request has stopped.
     fn pass(&mut self, pass: Pass) {
         let pending = core::mem::take(&mut self.pending);
         let mut left = Vec::new();
@@ -198,8 +196,9 @@ impl<'r, P: Exchange, S: Swapper<P::SwapJob> + ?Sized> Run<'r, P, S> {
                     if failure.why == Why::NoMemory {
                         self.stopped.get_or_insert(failure);
                     }
-                    // One that left with its partner says nothing of why the pair stayed.
-                    if is_abandoned(known) && (failure.why != Why::Abandoned || side == Side::A) {
+                    // One that left with its partner says nothing of why the pair stayed: the
+                    // partner does, before it or after it.
+                    if is_abandoned(known) {
                         *known = PairOutcome::Stayed(failure, side);
                     }
                 }

@@ -195,7 +195,8 @@ impl<H> Ledger<H> {
             [first, .., last] => (first.entry.folio(), last.entry.folio()),
             [one] => (one.entry.folio(), one.entry.folio()),
         };
-        let place = old.partition_point(|pair| pair.entry.folio() < first);
+        let found = old.binary_search_by_key(&first, |pair| pair.entry.folio());
+        let place = found.unwrap_or_else(|place| place);
         match old.get(place) {
             None => {}
             // All of them go to one place.
@@ -353,6 +354,7 @@ impl<H> Parked<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Step, Why};
     use crate::folio::Order;
 
     fn ledger(limit: u64) -> Ledger<()> {
@@ -414,11 +416,80 @@ mod tests {
         );
         let run = ledger.take_run(Folio::base(7).unwrap(), most(5));
         assert_eq!(pages(&run), [6, 7, 8, 9, 10], "after it first, then before");
+        assert_eq!((run.len(), ledger.len()), (5, 2));
         assert_eq!(ledger.oldest(), Some(Duration::from_secs(1)));
         assert_eq!(pages(&ledger.take_some(|_| true, most(1))), [5]);
         assert_eq!(ledger.oldest(), Some(Duration::from_secs(2)));
         assert_eq!(pages(&ledger.take(|_| true)), [20]);
         assert!(ledger.is_empty() && ledger.base_pages() == 0 && ledger.oldest().is_none());
+    }
+
+    #[test]
+    fn pairs_are_in_order_however_they_come() {
+        let mut ledger = ledger(100);
+        for added in [&[9, 7, 8][..], &[20, 10], &[6], &[15, 11], &[]] {
+            record(&mut ledger, added, 0);
+        }
+        let expected = [6, 7, 8, 9, 10, 11, 15, 20];
+        assert!(expected.iter().all(|&page| {
+            let folio = Folio::base(page).unwrap();
+            ledger.contains(folio)
+        }));
+        assert_eq!(pages(&ledger.take(|_| true)), expected);
+    }
+
+    #[test]
+    fn nothing_recorded_has_no_age() {
+        let mut ledger = ledger(4);
+        record(&mut ledger, &[], 1);
+        assert_eq!(ledger.oldest(), None);
+    }
+
+    #[test]
+    fn so_much_is_taken_or_one_pair() {
+        let mut ledger = ledger(1024);
+        let most = |base_pages| NonZeroU64::new(base_pages).unwrap();
+        record(&mut ledger, &[1, 2, 3, 4, 5, 6], 0);
+        let odd = |folio: Folio| !folio.page().is_multiple_of(2);
+        assert_eq!(pages(&ledger.take_some(odd, most(2))), [1, 3]);
+        assert_eq!(pages(&ledger.take_some(|_| true, most(3))), [2, 4, 5]);
+        let huge = Folio::new(0, Order::HUGE).unwrap();
+        assert!(ledger.promise(512));
+        let entry = core::iter::once(Entry::new(0, huge, ()));
+        ledger.add(entry, Generation::default(), Duration::ZERO);
+        let one = ledger.take_some(|_| true, most(3));
+        assert_eq!(one.folios().collect::<Vec<_>>(), [huge]);
+        assert_eq!(pages(&ledger.take_some(|_| true, most(3))), [6]);
+    }
+
+    #[test]
+    fn its_list_takes_memory_from_the_promise_on() {
+        let mut ledger = ledger(2000);
+        assert_eq!((ledger.bytes(), ledger.limit().get()), (0, 2000));
+        assert!(ledger.promise(1000));
+        let bytes = ledger.bytes();
+        assert!(bytes >= 1000 * size_of::<Pair<()>>(), "{bytes}");
+    }
+
+    #[test]
+    fn of_what_stayed_it_remembers_so_many_and_counts_the_rest() {
+        let mut ledger = ledger(1);
+        let failure = Failure::new(Step::Remap, Why::System);
+        let outcomes = |pages: core::ops::Range<u64>, outcome| Settlement {
+            outcomes: pages
+                .filter_map(Folio::base)
+                .map(|folio| (folio, outcome))
+                .collect(),
+            ..Settlement::default()
+        };
+        ledger.note(&outcomes(0..5, Outcome::Moved));
+        ledger.note(&outcomes(5..7, Outcome::Stayed(failure)));
+        let two = [5, 6].map(|page| (Folio::base(page).unwrap(), failure));
+        assert_eq!(ledger.take_stayed(), two);
+        assert_eq!(ledger.take_stayed(), []);
+        ledger.note(&outcomes(0..65_537, Outcome::Stayed(failure)));
+        assert_eq!(ledger.take_stayed().len(), 65_536);
+        assert_eq!(ledger.stayed(), 2 + 65_537);
     }
 
     #[test]
@@ -434,5 +505,9 @@ mod tests {
             [huge(1)]
         );
         assert_eq!(ledger.base_pages(), 1024);
+        record(&mut ledger, &[512, 513], 0);
+        let most = NonZeroU64::new(3).unwrap();
+        let run = ledger.take_run(Folio::base(512).unwrap(), most);
+        assert_eq!(pages(&run), [512, 513], "the one before is too large");
     }
 }

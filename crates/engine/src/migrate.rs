@@ -128,9 +128,6 @@ where
     let began = Began::now(platform);
     let mut run = Run::new(platform, copier, &request, walk);
     for pass in request.mode.passes() {
-        if run.stopped.is_some() || run.pending.as_ref().is_some_and(Vec::is_empty) {
-            break;
-        }
         run.pass(pass);
     }
     run.settle_duplicates();
@@ -189,6 +186,7 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
         }
     }
 
+    /// Does nothing where nothing is left, or the request has stopped.
     fn pass(&mut self, pass: Pass) {
         let retry = self.pending.take();
         let mut left = Vec::new();
@@ -302,5 +300,16 @@ impl<'r, P: Platform, C: Copier<P::Job> + ?Sized, W: Walk<P, C>> Run<'r, P, C, W
         } else {
             self.stopped = self.stopped.or(ran_out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_name() {
+        let names = Reason::ALL.map(Reason::name);
+        assert_eq!(names, ["user", "demotion", "promotion", "compaction"]);
     }
 }

@@ -211,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_that_cannot_wait_is_tried_where_it_may() {
+        struct Even;
+        impl FolioOwner for Even {
+            fn try_detach(&self, folio: Folio) -> Result<(), Refused> {
+                let even = folio.page().is_multiple_of(2);
+                if even { Ok(()) } else { Err(Refused) }
+            }
+
+            fn attach(&self, _folio: Folio, _at: Place) {}
+        }
+        let detached = [0, 1].map(|page| Even.detach(Folio::base(page).unwrap(), &Alone(())));
+        assert_eq!(detached, [Ok(()), Err(Refused)]);
+    }
+
+    #[test]
     fn nothing_has_no_parts_to_refuse() {
         assert_eq!(all_or_none(&[0; 0], |_| Err(Refused), |_| {}), Ok(()));
     }

@@ -170,6 +170,7 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Entry<H> {
     pub(crate) index: usize,
+    /// In an exchange the first of a pair has it for both.
     pub(crate) copied: bool,
     /// Whether the owner has let go of it and is to be told when it is back.
     pub(crate) detached: bool,
@@ -211,5 +212,76 @@ impl<H> Entry<H> {
 
     pub(crate) fn failure_or(&self, step: Step) -> Failure {
         self.failure.unwrap_or(Failure::new(step, Why::Abandoned))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folio::Order;
+
+    /// A platform that says only what it must.
+    struct Least;
+
+    impl Platform for Least {
+        type Tier = ();
+        type Held = ();
+        type Gather = ();
+        type Job = ();
+
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn try_lock(&mut self, _folio: Folio) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn lock(&mut self, _folio: Folio, _alone: &Alone) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn is_in(&self, _folio: Folio, (): &(), (): ()) -> bool {
+            false
+        }
+
+        fn reserve(&mut self, _entries: &mut [Entry<()>], (): (), _wait: &Wait) {}
+
+        fn unmap(
+            &mut self,
+            _folio: Folio,
+            (): &mut (),
+            (): &mut (),
+            _wait: &Wait,
+        ) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn shootdown(&mut self, (): (), _entries: &mut [Entry<()>]) {}
+
+        fn job(&mut self, _folio: Folio, (): &mut ()) {}
+
+        fn copy_on_cpu(&mut self, _folio: Folio, (): &mut ()) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn remap(&mut self, _entries: &mut [Entry<()>]) {}
+
+        fn putback(&mut self, _entries: &mut [Entry<()>]) {}
+
+        fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, ())>, _at: Place) {
+            folios.for_each(drop);
+        }
+    }
+
+    #[test]
+    fn a_folio_is_cut_off_by_itself_unless_a_platform_says_more() {
+        let huge = |n: u64| Folio::new(n * 512, Order::HUGE).unwrap();
+        assert_eq!(Least.cut_off_with(None, huge(2)), 512);
+        assert_eq!(Least.cut_off_with(Some(huge(0)), huge(2)), 512);
+        assert_eq!(Least.together(huge(0)), 512);
+        assert!(Least.is_eligible(huge(0), &()));
+        assert!(Least.owner().is_none());
+        assert_eq!(Least.shootdowns(), None);
     }
 }

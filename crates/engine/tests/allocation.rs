@@ -2,12 +2,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use transhume_engine::{
-    Alone, Copier, CopyAnswer, Entry, Exchange, ExchangeRequest, Failure, Folio, FolioOwner,
-    Isolated, Mode, Place, Platform, Refused, Request, Step, SwapAnswer, Swapper, Wait, Why, Work,
-    exchange, migrate,
+    Alone, Copier, CopyAnswer, Deferral, Entry, Exchange, ExchangeRequest, Failure, Folio,
+    FolioOwner, Generation, Isolated, Ledger, Mode, Place, Platform, Refused, Request, Step,
+    SwapAnswer, Swapper, Wait, Waiting, Why, Work, defer, exchange, migrate, settle,
 };
 
 thread_local! {
@@ -171,6 +172,53 @@ impl Exchange for Quiet {
     fn follow(&mut self, (): &mut ()) {}
 }
 
+impl Deferral for Quiet {
+    fn hold(&mut self, entries: &mut [Entry<()>], _ahead: &[Folio]) {
+        self.fail_some(entries, Step::Unmap);
+    }
+
+    fn park(&mut self, entries: &mut [Entry<()>]) {
+        self.fail_some(entries, Step::Remap);
+    }
+
+    fn take_up(&mut self, entries: &mut [Entry<()>]) {
+        LOCKED.set(LOCKED.get() + entries.len());
+        self.fail_some(entries, Step::Unmap);
+    }
+}
+
+/// A ledger; nobody has to wait for what is in it, so it does not count as locked.
+struct Parking(Ledger<()>);
+
+impl Waiting<Quiet> for Parking {
+    fn make_room(&mut self, platform: &mut Quiet, base_pages: u64) -> bool {
+        self.0.make_room(platform, base_pages)
+    }
+
+    fn relieve(&mut self, platform: &mut Quiet) -> bool {
+        self.0.relieve(platform)
+    }
+
+    fn room(&self) -> u64 {
+        self.0.room()
+    }
+
+    fn record(
+        &mut self,
+        entries: &mut dyn Iterator<Item = Entry<()>>,
+        recorded: Generation,
+        since: Duration,
+    ) {
+        let before = self.0.len();
+        self.0.add(entries, recorded, since);
+        LOCKED.set(LOCKED.get() - (self.0.len() - before));
+    }
+
+    fn withdraw(&mut self, base_pages: u64) {
+        self.0.withdraw(base_pages);
+    }
+}
+
 const FIRST: Folio = match Folio::base(0) {
     Some(folio) => folio,
     None => panic!("0 is a page"),
@@ -272,4 +320,27 @@ fn nor_while_pairs_are_locked() {
         assert_eq!(LOCKED.get(), 0);
         assert_eq!(WHILE_LOCKED.get(), 0);
     }
+}
+
+#[test]
+fn nor_while_pairs_are_recorded_and_switched() {
+    let (limit, at_once) = (NonZeroU64::new(700).unwrap(), NonZeroU64::new(100).unwrap());
+    let mut parking = Parking(Ledger::new(limit, at_once));
+    let mut quiet = Quiet { calls: 0 };
+    let request = Request::new((0..2000).filter_map(Folio::base).collect(), true);
+    let before = ALLOCATED.get();
+    let report = defer(&mut quiet, &EverySecond, request, &mut parking);
+    assert!(ALLOCATED.get() > before);
+    assert!(report.deferred() > 0 && report.stayed().count() > 0);
+    assert!(parking.0.stayed() > 0, "it had to make room");
+    assert_eq!((LOCKED.get(), WHILE_LOCKED.get()), (0, 0));
+
+    let waiting = parking.0.len();
+    let mut all = parking.0.take(|_| true);
+    let settlement = settle(&mut quiet, &mut all, at_once);
+    assert_eq!(settlement.outcomes.len(), waiting);
+    // No shootdown for another reason flushes for this platform, so each batch has one.
+    let counts = settlement.counts;
+    assert!(counts.rounds > 0 && counts.rounds == counts.batches);
+    assert_eq!((LOCKED.get(), WHILE_LOCKED.get()), (0, 0));
 }

@@ -81,9 +81,9 @@ impl<P: Exchange> hidden::Kind<P> for Pairs {
     fn undo(platform: &mut P, entries: &mut [Entry<P::Held>]) {
         for (a, b) in partners(entries) {
             // Those without the mark may not be partners any more, if some were released already.
-            if a.copied && b.copied {
+            if a.copied {
                 platform.swap_back(&mut a.held, &mut b.held);
-                (a.copied, b.copied) = (false, false);
+                a.copied = false;
             }
         }
     }

@@ -240,11 +240,10 @@ impl<P: Exchange> Drop for Answered<'_, P> {
         let work = &mut *self.work;
         work.jobs.clear();
         let mut answers = work.answers.drain(..);
-        for (a, b) in partners(&mut work.entries) {
+        for (a, _) in partners(&mut work.entries) {
             if core::mem::take(&mut a.marked) {
-                let swapped = answers.next() == Some(SwapAnswer::Swapped);
-                (a.copied, b.copied) = (swapped, swapped);
-                if swapped {
+                a.copied = answers.next() == Some(SwapAnswer::Swapped);
+                if a.copied {
                     work.counts.copied_by_copier += 1;
                 } else {
                     work.counts.unconfirmed += 1;
@@ -266,12 +265,12 @@ impl<'p, P: Exchange> Copied<'p, P, Pairs> {
         let began = batch.platform.now();
         let work = &mut *batch.work;
         for (a, b) in partners(&mut work.entries) {
-            if a.copied && b.copied {
+            if a.copied {
                 continue;
             }
             match batch.platform.swap_on_cpu(&mut a.held, &mut b.held) {
                 Ok(()) => {
-                    (a.copied, b.copied) = (true, true);
+                    a.copied = true;
                     work.counts.copied_by_cpu += 1;
                 }
                 Err(failure) => a.fail(failure),

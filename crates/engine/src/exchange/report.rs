@@ -148,3 +148,43 @@ impl ExchangeReport {
         self.stayed().next().is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+    use crate::failure::{Step, Why};
+
+    #[test]
+    fn outcomes_say_what_became_of_a_pair() {
+        let failure = Failure::new(Step::Unmap, Why::Pinned);
+        let said = [
+            (PairOutcome::Exchanged, "exchanged"),
+            (PairOutcome::SameTier, "both are in the same tier"),
+            (
+                PairOutcome::Stayed(failure, Side::A),
+                "the first: pinned at Unmap",
+            ),
+            (
+                PairOutcome::Stayed(failure, Side::B),
+                "the second: pinned at Unmap",
+            ),
+            (
+                PairOutcome::Refused(Nonsense::WithItself),
+                "a folio cannot trade places with itself",
+            ),
+            (
+                PairOutcome::Refused(Nonsense::UnequalOrders),
+                "folios of different sizes cannot trade places",
+            ),
+            (
+                PairOutcome::Refused(Nonsense::NamedTwice),
+                "a folio is named in a pair before",
+            ),
+        ];
+        for (outcome, expected) in said {
+            assert_eq!(outcome.to_string(), expected);
+        }
+    }
+}

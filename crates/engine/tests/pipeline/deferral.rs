@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use transhume_engine::{
-    CopyAnswer, Folio, Ledger, Outcome, Parked, Report, Request, Settlement, Step, Why, defer,
-    settle,
+    ASYNC_PASSES, CopyAnswer, Deferral, Entry, Folio, Generation, Ledger, Mode, Outcome, Parked,
+    Report, Request, Settlement, Step, Waiting, Why, defer, settle,
 };
 
 use crate::machine::{
@@ -59,12 +60,17 @@ fn many_folios_are_switched_by_one_shootdown() {
     assert_eq!((report.deferred(), report.moved()), (2000, 0));
     assert!(report.is_complete() && report.times.first_folio.is_none());
     assert_eq!((machine.tally.holds, machine.tally.shootdowns), (4, 0));
+    assert_eq!((report.counts.holds, report.counts.rounds), (4, 0));
     assert_eq!((ledger.len(), ledger.base_pages()), (2000, 2000));
     assert_eq!(machine.tier_of(base(0)), NEAR);
 
     let settlement = settle_all(&mut machine, &mut ledger);
     assert_eq!(machine.flushed, [2000]);
     assert_eq!(settlement.shootdowns, Some(1));
+    assert_eq!(
+        (settlement.counts.batches, settlement.counts.rounds),
+        (1, 1)
+    );
     assert_eq!(settlement.outcomes.len(), 2000);
     for (folio, outcome) in settlement.outcomes {
         assert_eq!((outcome, machine.tier_of(folio)), (Outcome::Moved, FAR));
@@ -137,6 +143,52 @@ fn without_memory_what_waits_settles_first() {
     machine.check();
 }
 
+/// Takes no pairs, and has given up something when it is asked to for the first time.
+struct UnderPressure {
+    relieved: u32,
+}
+
+impl Waiting<Machine> for UnderPressure {
+    fn make_room(&mut self, _machine: &mut Machine, _base_pages: u64) -> bool {
+        false
+    }
+
+    fn relieve(&mut self, machine: &mut Machine) -> bool {
+        machine.take_up(&mut []); // It has memory again.
+        self.relieved += 1;
+        self.relieved == 1
+    }
+
+    fn room(&self) -> u64 {
+        0
+    }
+
+    fn record(
+        &mut self,
+        _entries: &mut dyn Iterator<Item = Entry<Held>>,
+        _recorded: Generation,
+        _since: Duration,
+    ) {
+        panic!("there is no room");
+    }
+
+    fn withdraw(&mut self, _base_pages: u64) {}
+}
+
+#[test]
+fn what_was_not_cut_off_for_lack_of_memory_is_when_there_is_some() {
+    let mut machine = Machine::with_base_pages(4);
+    machine.set_limit(512);
+    machine.set_troubles(&[fails(Call::Unmap, base(1), Why::NoMemory, 1)]);
+    let mut pairs = UnderPressure { relieved: 0 };
+    let request = Request::new(machine.folios(), FAR);
+    let report = defer(&mut machine, &ScriptedCopier::good(), request, &mut pairs);
+    assert_eq!((report.moved(), report.stopped), (4, None));
+    // Pages 2 and 3 come after the one for which memory was lacking.
+    assert_eq!((report.counts.retries, pairs.relieved), (3, 1));
+    machine.check();
+}
+
 #[test]
 fn a_hold_is_told_what_comes_next() {
     let mut machine = Machine::with_base_pages(20);
@@ -151,6 +203,25 @@ fn a_hold_is_told_what_comes_next() {
     let names = |from: u64| (from..20).map(base).collect::<Vec<_>>();
     assert_eq!(machine.aheads, [names(8), names(16), names(20), names(20)]);
     machine.check();
+    settle_all(&mut machine, &mut ledger);
+}
+
+#[test]
+fn it_never_waits_whatever_the_mode() {
+    let mut machine = Machine::with_base_pages(3);
+    machine.set_troubles(&[Trouble {
+        gone_by_waiting: true,
+        ..fails(Call::Lock, base(1), Why::Busy, ALWAYS)
+    }]);
+    let mut ledger = ledger(64);
+    let request = Request {
+        mode: Mode::Sync,
+        ..Request::new(machine.folios(), FAR)
+    };
+    machine.set_limit(512);
+    let report = defer(&mut machine, &ScriptedCopier::good(), request, &mut ledger);
+    assert_eq!(report.deferred(), 2);
+    assert_eq!(machine.asked(base(1)), (ASYNC_PASSES, 0));
     settle_all(&mut machine, &mut ledger);
 }
 

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use transhume_engine::{
     ExchangeRequest, Failure, Folio, Isolated, Limit, Mode, Nonsense, PairOutcome, Side, Step, Why,
@@ -72,6 +73,25 @@ fn a_pair_larger_than_the_limit_goes_alone() {
 }
 
 #[test]
+fn batches_of_pairs_shrink_until_they_keep_the_longest_stall() {
+    let near = (0..12).map(|n| (folio(2 * n, 1), NEAR));
+    let far = (12..24).map(|n| (folio(2 * n, 1), FAR));
+    let mut machine = Machine::new(&near.chain(far).collect::<Vec<_>>());
+    machine.shootdown_cost = Duration::from_micros(10);
+    machine.copy_cost = Duration::from_micros(10);
+    let pairs = (0..12).map(|n| (folio(2 * n, 1), folio(2 * (12 + n), 1)));
+    let mut request = ExchangeRequest::new(pairs.collect());
+    request.limit.max_stall = Some(Duration::from_micros(40));
+    let report = machine.exchange(&ScriptedSwapper::good(), request);
+    assert_eq!(report.exchanged(), 12);
+    // The first 16 base pages take 50 us; 11 would just fit.
+    assert_eq!(report.times.longest_cut_off, Duration::from_micros(50));
+    let pages = |batch: &Vec<Folio>| batch.iter().map(|folio| folio.base_pages()).sum::<u64>();
+    let pages: Vec<u64> = machine.batches.iter().map(pages).collect();
+    assert_eq!(pages, [16, 8, 8, 8, 8]);
+}
+
+#[test]
 fn a_failure_at_any_step_of_either_puts_both_back() {
     let steps = [
         (Call::Lock, Step::Lock),
@@ -110,6 +130,18 @@ fn what_the_swapper_leaves_the_cpu_swaps() {
         (3, 3, 3)
     );
     assert_eq!(report.exchanged(), 6);
+}
+
+#[test]
+fn a_pair_of_which_one_is_not_eligible_is_swapped_by_the_cpu() {
+    for page in [1, 4] {
+        let mut machine = machine(3);
+        machine.set_troubles(&[fails(Call::IsEligible, base(page), Why::Pinned, 1)]);
+        let report = machine.exchange(&ScriptedSwapper::good(), ExchangeRequest::new(pairs(3)));
+        assert_eq!(report.exchanged(), 3);
+        let counts = report.counts;
+        assert_eq!((counts.swapped_by_swapper, counts.swapped_by_cpu), (2, 1));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod batches;
+#[cfg(test)]
 mod deferral;
 #[cfg(test)]
 mod exchange;

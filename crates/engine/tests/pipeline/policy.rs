@@ -574,6 +574,21 @@ fn a_batch_of_which_nothing_was_cut_off_teaches_nothing() {
 }
 
 #[test]
+fn nor_does_one_of_which_all_fail_in_the_shootdown() {
+    // There the platform cuts off and invalidates in one call, which took longer than is wanted.
+    let mut machine = Machine::with_base_pages(32);
+    let busy: Vec<_> = (0..16)
+        .map(|page| fails(Call::Shootdown, base(page), Why::Pinned, 1))
+        .collect();
+    machine.set_troubles(&busy);
+    machine.shootdown_cost = Duration::from_micros(10);
+    let request = with_stall(machine.folios(), 16, Duration::from_micros(9));
+    let report = machine.migrate(&ScriptedCopier::good(), request);
+    assert!(report.is_complete());
+    assert_eq!(machine.flushed[..2], [16; 2]);
+}
+
+#[test]
 fn a_folio_that_would_not_let_go_was_not_cut_off() {
     let mut machine = Machine::with_base_pages(1);
     machine.unmap_cost = Duration::from_millis(1);
