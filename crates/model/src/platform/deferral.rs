@@ -194,7 +194,16 @@ impl Migrator {
         if parked.is_empty() {
             return false;
         }
+        // What a settlement cuts off is for the ledger to say, and not for the request.
+        let id = self.actor.id;
+        let limit = self
+            .actor
+            .change(|machine| machine.limits.insert(id, at_once.get()));
         let settled: Settlement = settle(self, &mut parked, at_once);
+        self.actor.change(|machine| match limit {
+            Some(limit) => machine.limits.insert(id, limit),
+            None => machine.limits.remove(&id),
+        });
         let act = Act::Ledger { what: "closes" };
         self.actor.step(act, |step| {
             step.machine.ledger.note(&settled);
