@@ -93,8 +93,8 @@ pub struct LeftOut {
     pub why: &'static str,
 }
 
-/// By how much a prediction may be off and still be called right.
-const TOLERANCE: f64 = 0.25;
+/// By how much a prediction may be off, as a part of what was measured, and still be called right.
+pub const TOLERANCE: f64 = 0.25;
 
 impl Published {
     /// All of them.
@@ -281,12 +281,11 @@ mod tests {
             let machine = Published::all();
             let machine = machine.into_iter().find(|machine| machine.name == name);
             let machine = machine.unwrap();
-            let predict = move |what: &str, figure| {
+            move |what: &str, figure| {
                 let wanted = |cell: &&Cell| cell.what == what && cell.figure == figure;
                 let cell = machine.cells.iter().find(wanted).unwrap();
                 cell.predict(&machine.costs).unwrap()
-            };
-            predict
+            }
         };
         let zen = told("offload");
         let rate = |what: &str| zen(what, Figure::GigabytesPerS);

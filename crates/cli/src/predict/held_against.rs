@@ -1,0 +1,369 @@
+//! What a benchmark measured on this machine, with what is predicted beside it.
+
+use std::fs;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use transhume_model::{CopyBy, Plan};
+
+use super::costs::From;
+use super::{is_near, off, simulate};
+use crate::args::Predict;
+use crate::error::CliError;
+use crate::table::{Column, figures, fold, micro, short, width};
+
+/// What `transhume bench --json` has written, as far as it is compared.
+#[derive(Debug, Deserialize)]
+pub(super) struct Measured {
+    machine: Machine,
+    results: Vec<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Machine {
+    cpus: usize,
+}
+
+/// A row of a region's benchmark.
+#[derive(Clone, Debug, Deserialize)]
+struct Row {
+    bench: String,
+    backing: String,
+    page_size: String,
+    pages: usize,
+    batch: usize,
+    threads: usize,
+    copier: String,
+    mechanism: String,
+    stride: usize,
+    pins: String,
+    pages_per_s: f64,
+    raw_copy_alone_bytes_per_s: f64,
+    shootdowns_per_page: Option<f64>,
+    first_folio_us: f64,
+}
+
+impl Row {
+    fn page_ns(&self) -> f64 {
+        1e9 / self.pages_per_s
+    }
+}
+
+/// A row beside its prediction.
+#[derive(Debug, Serialize)]
+pub(super) struct Held {
+    bench: String,
+    page_size: String,
+    pages: usize,
+    batch: usize,
+    copier: String,
+    /// Whether costs are derived from it, so that it predicts nothing.
+    calibrates: bool,
+    pages_per_s: Figure,
+    first_folio_us: Figure,
+    shootdowns_per_page: Option<Figure>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Figure {
+    measured: f64,
+    predicted: f64,
+    off_by: f64,
+}
+
+impl Figure {
+    fn new(measured: f64, predicted: f64) -> Self {
+        Self {
+            measured,
+            predicted,
+            off_by: predicted / measured - 1.0,
+        }
+    }
+}
+
+/// Reads a file of JSON that a command of this program has written.
+pub(super) fn parse<T: DeserializeOwned>(path: &Path) -> Result<T, CliError> {
+    let shown = path.display();
+    let text = fs::read_to_string(path)
+        .map_err(|error| CliError::Refused(format!("cannot read {shown}: {error}")))?;
+    serde_json::from_str(&text)
+        .map_err(|error| CliError::Refused(format!("{shown} is not what is wanted: {error}")))
+}
+
+pub(super) fn read(path: &Path) -> Result<Measured, CliError> {
+    let measured: Measured = parse(path)?;
+    if measured.rows().is_empty() {
+        return Err(CliError::Refused(format!(
+            "{} has no results of anonymous memory by memcpy, which is what can be compared",
+            path.display()
+        )));
+    }
+    Ok(measured)
+}
+
+impl Measured {
+    /// What the simulated machine does too: anonymous memory in one piece, copied by `memcpy` in one
+    /// thread or several.
+    fn rows(&self) -> Vec<Row> {
+        let rows = self.results.iter();
+        let rows = rows.filter_map(|row| Row::deserialize(row).ok());
+        rows.filter(|row| {
+            let by_memcpy = row.copier == "memcpy"
+                || row.copier.starts_with("threads:") && row.copier.ends_with(":memcpy");
+            ["flush", "copy", "batch"].contains(&row.bench.as_str())
+                && row.backing == "anonymous"
+                && row.stride == 1
+                && row.pins == "declared"
+                && row.mechanism != "move_pages"
+                && by_memcpy
+        })
+        .collect()
+    }
+}
+
+/// The rows of 4 KiB that costs are derived from: one page at a time and 512 a batch, by one thread. The
+/// first of each, where there are several.
+fn calibrating(rows: &[Row]) -> Option<[usize; 2]> {
+    let find = |batch| {
+        let wanted = |row: &Row| row.page_size == "4k" && row.batch == batch && row.threads == 1;
+        rows.iter().position(wanted)
+    };
+    Some([find(1)?, find(512)?])
+}
+
+/// Costs by which those two rows come out right, and copies at the rates that were measured with
+/// them: a machine that other programs use is a slower one at another time. What a
+/// benchmark does not tell, how the time of a call is divided and what waking takes, stays as it was.
+pub(super) fn calibrate(measured: &Measured, from: &mut From) {
+    let rows = measured.rows();
+    let Some([one, many]) = calibrating(&rows) else {
+        let what = "the benchmark has no rows of 4k by memcpy with 1 and 512 pages a batch, so what was measured \
+            here and now is held against it";
+        from.notices.push(what.to_owned());
+        return;
+    };
+    let costs = &mut from.costs;
+    let largest = |threads: fn(usize) -> bool| {
+        let of_huge = rows
+            .iter()
+            .filter(|row| row.page_size == "2m" && threads(row.threads));
+        let most = of_huge.max_by_key(|row| row.batch)?.batch;
+        let rates = rows
+            .iter()
+            .filter(|row| row.page_size == "2m" && row.batch == most && threads(row.threads));
+        rates
+            .map(|row| row.raw_copy_alone_bytes_per_s)
+            .reduce(f64::max)
+    };
+    costs.copy_rate =
+        largest(|threads| threads == 1).unwrap_or(rows[many].raw_copy_alone_bytes_per_s);
+    costs.copy_limit =
+        largest(|threads| threads > 1).map_or(costs.copy_rate, |rate| rate.max(costs.copy_rate));
+    let (one, many) = (&rows[one], &rows[many]);
+    let batch = many.batch as f64;
+    let calls = (one.page_ns() - many.page_ns()).max(0.0) * batch / (batch - 1.0);
+    let copy = 4096.0 * 1e9 / costs.copy_rate;
+    costs.entry_ns = (one.page_ns() - calls - copy).max(0.0) / 2.0;
+    let sides = if costs.remap_flushes { 2.0 } else { 1.0 };
+    let scale = calls / sides / (costs.call_ns + costs.ipi_ns).max(1.0);
+    costs.call_ns *= scale;
+    costs.ipi_ns *= scale;
+    costs.far_ipi_ns *= scale;
+    from.from = format!("{}, and of what the benchmark tells", from.from);
+}
+
+pub(super) fn hold(
+    measured: &Measured,
+    args: &Predict,
+    from: &From,
+) -> Result<Vec<Held>, CliError> {
+    let rows = measured.rows();
+    let derived = calibrating(&rows).filter(|_| args.costs.is_none());
+    let cpus = measured.machine.cpus;
+    let mut held = Vec::new();
+    for (n, row) in rows.iter().enumerate() {
+        let order = if row.page_size == "4k" { 0 } else { 9 };
+        // Requests of one batch go through a region as large as the others'.
+        let of_size = rows.iter().filter(|other| other.page_size == row.page_size);
+        let pages = of_size.map(|other| other.pages).max().unwrap_or(row.pages);
+        let plan = Plan {
+            cpus,
+            nodes: 1,
+            programs: args.app_threads.unwrap_or(1).min(cpus.saturating_sub(1)),
+            folios: pages,
+            request: row.pages,
+            order,
+            batch: row.batch,
+            copier: match row.threads {
+                1 => CopyBy::Cpu,
+                threads => CopyBy::Threads(threads),
+            },
+            deferred: None,
+        };
+        let told = simulate(&plan, &from.costs)?;
+        let first = told
+            .first_folio
+            .map_or(0.0, |first| first.as_secs_f64() * 1e6);
+        held.push(Held {
+            bench: row.bench.clone(),
+            page_size: row.page_size.clone(),
+            pages: row.pages,
+            batch: row.batch,
+            copier: row.copier.clone(),
+            calibrates: derived.is_some_and(|derived| derived.contains(&n)),
+            pages_per_s: Figure::new(row.pages_per_s, told.folios_per_s()),
+            first_folio_us: Figure::new(row.first_folio_us, first),
+            shootdowns_per_page: row
+                .shootdowns_per_page
+                .map(|measured| Figure::new(measured, told.shootdowns_per_folio())),
+        });
+    }
+    Ok(held)
+}
+
+pub(super) fn show(held: &[Held]) -> String {
+    let column = |header: &'static str, rank, cell: &dyn Fn(&Held) -> String| Column {
+        header: header.into(),
+        rank,
+        cells: held.iter().map(cell).collect(),
+    };
+    let columns = vec![
+        column("bench", 0, &|row| {
+            format!("{} {}", row.bench, row.page_size)
+        }),
+        column("a batch", 0, &|row| row.batch.to_string()),
+        column("copier", 0, &|row| row.copier.clone()),
+        column("pages/s\nmeasured", 1, &|row| {
+            short(row.pages_per_s.measured)
+        }),
+        column("predicted", 1, &|row| short(row.pages_per_s.predicted)),
+        column("off by", 1, &|row| {
+            if row.calibrates {
+                "gives costs".to_owned()
+            } else {
+                off(row.pages_per_s.off_by)
+            }
+        }),
+        column("first page us\nmeasured", 2, &|row| {
+            micro(row.first_folio_us.measured)
+        }),
+        column("predicted", 2, &|row| micro(row.first_folio_us.predicted)),
+        column("shootdowns/page\nmeasured", 3, &|row| {
+            let figure = row.shootdowns_per_page;
+            figure.map_or("n/a".to_owned(), |figure| format!("{:.4}", figure.measured))
+        }),
+        column("predicted", 3, &|row| {
+            let figure = row.shootdowns_per_page;
+            figure.map_or("n/a".to_owned(), |figure| {
+                format!("{:.4}", figure.predicted)
+            })
+        }),
+    ];
+    let predicted = held.iter().filter(|row| !row.calibrates);
+    let right = predicted
+        .clone()
+        .filter(|row| is_near(row.pages_per_s.off_by));
+    let line = format!(
+        "pages/s of {} of {} cells from which no cost is derived are within 25 %; * is off by more.",
+        right.count(),
+        predicted.count()
+    );
+    format!(
+        "bench: what was measured, and what is predicted\n{}{}\n",
+        figures(columns, width()),
+        fold(&line, width())
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+    use clap::Parser;
+    use serde_json::json;
+    use transhume_model::Published;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn row(page_size: &str, batch: usize, threads: usize, pages_per_s: f64) -> serde_json::Value {
+        let copier = match threads {
+            1 => "memcpy".to_owned(),
+            threads => format!("threads:{threads}:memcpy"),
+        };
+        json!({
+            "bench": "flush", "backing": "anonymous", "page_size": page_size, "pages": 2048, "batch": batch,
+            "threads": threads, "copier": copier, "mechanism": "uffd", "stride": 1, "pins": "declared",
+            "pages_per_s": pages_per_s, "raw_copy_alone_bytes_per_s": threads as f64 * 1e10,
+            "shootdowns_per_page": null, "first_folio_us": 1.0,
+        })
+    }
+
+    fn measured(results: &[serde_json::Value]) -> Measured {
+        serde_json::from_value(json!({ "machine": { "cpus": 2 }, "results": results })).unwrap()
+    }
+
+    fn from() -> From {
+        From {
+            costs: Published::all().remove(0).costs,
+            from: "a test".to_owned(),
+            notices: Vec::new(),
+        }
+    }
+
+    fn args() -> Predict {
+        match Cli::parse_from(["transhume", "predict"]).command {
+            Command::Predict(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_costs_are_derived_from_comes_out_again_and_is_marked() {
+        let measured = measured(&[
+            row("4k", 1, 1, 30e3),
+            row("4k", 8, 1, 200e3),
+            row("4k", 512, 1, 1e6),
+            // Measured again, so it tells how well a cell is met that was.
+            row("4k", 512, 1, 1.1e6),
+        ]);
+        let mut from = from();
+        calibrate(&measured, &mut from);
+        assert!(from.notices.is_empty());
+        assert!((from.costs.copy_rate - 1e10).abs() < 1.0);
+        let held = hold(&measured, &args(), &from).unwrap();
+        let marked = held.iter().map(|row| row.calibrates);
+        assert_eq!(marked.collect::<Vec<_>>(), [true, false, true, false]);
+        for row in held.iter().filter(|row| row.calibrates) {
+            assert!(row.pages_per_s.off_by.abs() < 0.06, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn copies_are_as_fast_as_they_were_on_huge_pages() {
+        let mut huge = row("2m", 16, 1, 5e3);
+        huge["raw_copy_alone_bytes_per_s"] = json!(7e9);
+        let both = [
+            row("4k", 1, 1, 30e3),
+            row("4k", 512, 1, 1e6),
+            huge,
+            row("2m", 16, 2, 8e3),
+            row("2m", 1, 2, 8e3),
+        ];
+        let mut from = from();
+        calibrate(&measured(&both), &mut from);
+        assert!((from.costs.copy_rate - 7e9).abs() < 1.0);
+        assert!((from.costs.copy_limit - 2e10).abs() < 1.0);
+    }
+
+    #[test]
+    fn without_the_rows_for_it_costs_stay_and_it_says_so() {
+        let measured = measured(&[row("4k", 8, 1, 2e5)]);
+        let mut from = from();
+        let before = from.costs.clone();
+        calibrate(&measured, &mut from);
+        assert_eq!((&from.costs, from.notices.len()), (&before, 1));
+        assert!(!hold(&measured, &args(), &from).unwrap()[0].calibrates);
+    }
+}
