@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Costs {
     /// Once a request, before its first batch.
     pub request_ns: f64,
-    /// Once for each call that cuts pages off, and where [`remap_flushes`](Self::remap_flushes) for
+    /// Once for each call that cuts pages off, and where [`remaps_by_call`](Self::remaps_by_call) for
     /// each that maps them again: what it costs beside its pages and beside interrupts.
     pub call_ns: f64,
     /// Once a folio: locks, frames, accounts.
@@ -50,8 +50,9 @@ pub struct Costs {
     pub channel_ns: f64,
     /// Bytes a second between two nodes, in either way; none if it is no less than the others.
     pub link_limit: Option<f64>,
-    /// Whether mapping pages again needs a shootdown too, as in user space.
-    pub remap_flushes: bool,
+    /// Whether the pages of a batch are mapped again by a call, as in user space: it needs a shootdown too, and
+    /// whoever waits for one of them is woken when all are there. Else who waits is woken page by page.
+    pub remaps_by_call: bool,
     /// Whether each page table of 512 base pages needs a shootdown of its own, as in user space, so
     /// that folios of 2 MiB are never shot down together.
     pub flushes_per_table: bool,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use transhume_model::{CopyBy, Plan};
+use transhume_model::{CopyBy, Costs, Plan};
 
 use super::costs::From;
 use super::{is_near, off, simulate};
@@ -122,65 +122,63 @@ impl Measured {
     }
 }
 
-/// The rows of 4 KiB that costs are derived from: one page at a time and 512 a batch, by one thread. The
-/// first of each, where there are several.
-fn calibrating(rows: &[Row]) -> Option<[usize; 2]> {
-    let find = |batch| {
-        let wanted = |row: &Row| row.page_size == "4k" && row.batch == batch && row.threads == 1;
-        rows.iter().position(wanted)
-    };
-    Some([find(1)?, find(512)?])
+/// Costs by which two rows come out right, and which rows those are.
+struct Calibrated {
+    costs: Costs,
+    rows: [usize; 2],
 }
 
-/// Costs by which those two rows come out right, and copies at the rates that were measured with
-/// them: a machine that other programs use is a slower one at another time. What a
-/// benchmark does not tell, how the time of a call is divided and what waking takes, stays as it was.
-pub(super) fn calibrate(measured: &Measured, from: &mut From) {
-    let rows = measured.rows();
-    let Some([one, many]) = calibrating(&rows) else {
-        let what = "the benchmark has no rows of 4k by memcpy with 1 and 512 pages a batch, so what was measured \
-            here and now is held against it";
-        from.notices.push(what.to_owned());
-        return;
+/// The costs by which the rows of `table` come out right that have 1 and 512 pages of 4 KiB a batch, where copies
+/// are as fast as they were by themselves in the table `copies`: a machine that others use is a slower one at another
+/// time, and variants of a table take turns. What a benchmark does not tell, how the time of a call is
+/// divided and what waking takes, is as it was measured here. The first of several such rows counts.
+fn calibrate(rows: &[Row], table: &str, copies: &str, here: &Costs) -> Option<Calibrated> {
+    let find = |batch| {
+        let wanted = |row: &Row| {
+            row.bench == table && row.page_size == "4k" && row.batch == batch && row.threads == 1
+        };
+        rows.iter().position(wanted)
     };
-    let costs = &mut from.costs;
-    let largest = |threads: fn(usize) -> bool| {
-        let of_huge = rows
-            .iter()
-            .filter(|row| row.page_size == "2m" && threads(row.threads));
-        let most = of_huge.max_by_key(|row| row.batch)?.batch;
-        let rates = rows
-            .iter()
-            .filter(|row| row.page_size == "2m" && row.batch == most && threads(row.threads));
+    let found = [find(1)?, find(512)?];
+    let [one, many] = found.map(|n| &rows[n]);
+    let raw = |several: bool| {
+        let huge = |row: &&Row| row.page_size == "2m" && row.bench == copies;
+        let rows = rows.iter().filter(huge);
+        let rows = rows.filter(|row| (row.threads > 1) == several);
+        let largest = rows.clone().map(|row| row.batch).max()?;
+        let rates = rows.filter(|row| row.batch == largest);
         rates
             .map(|row| row.raw_copy_alone_bytes_per_s)
             .reduce(f64::max)
     };
-    costs.copy_rate =
-        largest(|threads| threads == 1).unwrap_or(rows[many].raw_copy_alone_bytes_per_s);
-    costs.copy_limit =
-        largest(|threads| threads > 1).map_or(costs.copy_rate, |rate| rate.max(costs.copy_rate));
-    let (one, many) = (&rows[one], &rows[many]);
+    let mut costs = here.clone();
+    costs.copy_rate = raw(false).unwrap_or(many.raw_copy_alone_bytes_per_s);
+    costs.copy_limit = raw(true).unwrap_or(0.0).max(costs.copy_rate);
     let batch = many.batch as f64;
     let calls = (one.page_ns() - many.page_ns()).max(0.0) * batch / (batch - 1.0);
     let copy = 4096.0 * 1e9 / costs.copy_rate;
     costs.entry_ns = (one.page_ns() - calls - copy).max(0.0) / 2.0;
-    let sides = if costs.remap_flushes { 2.0 } else { 1.0 };
+    let sides = if costs.remaps_by_call { 2.0 } else { 1.0 };
     let scale = calls / sides / (costs.call_ns + costs.ipi_ns).max(1.0);
     costs.call_ns *= scale;
     costs.ipi_ns *= scale;
     costs.far_ipi_ns *= scale;
-    from.from = format!("{}, and of what the benchmark tells", from.from);
+    Some(Calibrated { costs, rows: found })
 }
 
 pub(super) fn hold(
     measured: &Measured,
     args: &Predict,
-    from: &From,
+    from: &mut From,
 ) -> Result<Vec<Held>, CliError> {
     let rows = measured.rows();
-    let derived = calibrating(&rows).filter(|_| args.costs.is_none());
     let cpus = measured.machine.cpus;
+    let calibrated = |table: &str| {
+        let tables = [table, "flush", "batch"];
+        let mut tables = tables.iter().filter(|_| args.costs.is_none());
+        tables.find_map(|other| calibrate(&rows, other, table, &from.costs))
+    };
+    let mut without = false;
     let mut held = Vec::new();
     for (n, row) in rows.iter().enumerate() {
         let order = if row.page_size == "4k" { 0 } else { 9 };
@@ -201,7 +199,10 @@ pub(super) fn hold(
             },
             deferred: None,
         };
-        let told = simulate(&plan, &from.costs)?;
+        let calibrated = calibrated(&row.bench);
+        without |= calibrated.is_none();
+        let costs = calibrated.as_ref().map_or(&from.costs, |own| &own.costs);
+        let told = simulate(&plan, costs)?;
         let first = told
             .first_folio
             .map_or(0.0, |first| first.as_secs_f64() * 1e6);
@@ -211,13 +212,18 @@ pub(super) fn hold(
             pages: row.pages,
             batch: row.batch,
             copier: row.copier.clone(),
-            calibrates: derived.is_some_and(|derived| derived.contains(&n)),
+            calibrates: calibrated.is_some_and(|own| own.rows.contains(&n)),
             pages_per_s: Figure::new(row.pages_per_s, told.folios_per_s()),
             first_folio_us: Figure::new(row.first_folio_us, first),
             shootdowns_per_page: row
                 .shootdowns_per_page
                 .map(|measured| Figure::new(measured, told.shootdowns_per_folio())),
         });
+    }
+    if without && args.costs.is_none() {
+        let what = "the benchmark has no rows of 4k by memcpy with 1 and 512 pages a batch, so what was measured \
+            here and now is held against it";
+        from.notices.push(what.to_owned());
     }
     Ok(held)
 }
@@ -329,10 +335,8 @@ mod tests {
             row("4k", 512, 1, 1.1e6),
         ]);
         let mut from = from();
-        calibrate(&measured, &mut from);
+        let held = hold(&measured, &args(), &mut from).unwrap();
         assert!(from.notices.is_empty());
-        assert!((from.costs.copy_rate - 1e10).abs() < 1.0);
-        let held = hold(&measured, &args(), &from).unwrap();
         let marked = held.iter().map(|row| row.calibrates);
         assert_eq!(marked.collect::<Vec<_>>(), [true, false, true, false]);
         for row in held.iter().filter(|row| row.calibrates) {
@@ -351,19 +355,17 @@ mod tests {
             row("2m", 16, 2, 8e3),
             row("2m", 1, 2, 8e3),
         ];
-        let mut from = from();
-        calibrate(&measured(&both), &mut from);
-        assert!((from.costs.copy_rate - 7e9).abs() < 1.0);
-        assert!((from.costs.copy_limit - 2e10).abs() < 1.0);
+        let own = calibrate(&measured(&both).rows(), "flush", "flush", &from().costs).unwrap();
+        assert!((own.costs.copy_rate - 7e9).abs() < 1.0);
+        assert!((own.costs.copy_limit - 2e10).abs() < 1.0);
+        assert!(calibrate(&measured(&both).rows(), "batch", "batch", &from().costs).is_none());
     }
 
     #[test]
     fn without_the_rows_for_it_costs_stay_and_it_says_so() {
         let measured = measured(&[row("4k", 8, 1, 2e5)]);
         let mut from = from();
-        let before = from.costs.clone();
-        calibrate(&measured, &mut from);
-        assert_eq!((&from.costs, from.notices.len()), (&before, 1));
-        assert!(!hold(&measured, &args(), &from).unwrap()[0].calibrates);
+        assert!(!hold(&measured, &args(), &mut from).unwrap()[0].calibrates);
+        assert_eq!(from.notices.len(), 1);
     }
 }

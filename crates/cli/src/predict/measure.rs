@@ -89,7 +89,7 @@ pub(super) fn costs() -> Result<From, CliError> {
             channels_limit: copy_limit,
             channel_ns: 0.0,
             link_limit: None,
-            remap_flushes: in_user_space,
+            remaps_by_call: in_user_space,
             flushes_per_table: in_user_space,
         },
         from: format!("this machine, {}", machine.describe()),

@@ -64,13 +64,10 @@ pub(crate) fn run(args: &Predict) -> Result<(), CliError> {
         // What cannot be read is refused before anything is measured.
         let measured = args.bench.as_deref().map(held_against::read).transpose()?;
         let mut from = costs::of(args)?;
-        if let (Some(measured), None) = (&measured, &args.costs) {
-            held_against::calibrate(measured, &mut from);
-        }
         let mut text = format!("{}\n\n", fold(&from.describe(), width()));
         let answer = match measured {
             Some(measured) => {
-                let held = held_against::hold(&measured, args, &from)?;
+                let held = held_against::hold(&measured, args, &mut from)?;
                 text.push_str(&held_against::show(&held));
                 Answer::Bench { bench: held }
             }

@@ -58,6 +58,10 @@ pub(crate) fn wrong_words_of_predict() {
         &["--cpus", "2", "--threads", "3"],
         "3 threads, and there are 2 CPUs",
     );
+    by_machine(
+        &["--waiting", "8"],
+        "8 pages may wait for their switch, and a batch has 512",
+    );
     by_machine(&["--channels", "4"], "of a machine with a copying device");
     by_machine(&["--batch", "8,0"], "a whole number from 1 on is wanted");
     by_machine(&["--page-size", "1g"], "a page size is 4k or 2m");

@@ -38,7 +38,7 @@ pub(super) fn machine() -> Published {
         channels_limit: DMA * 1e9,
         channel_ns: 0.0,
         link_limit: Some(LINK * 1e9),
-        remap_flushes: false,
+        remaps_by_call: false,
         flushes_per_table: false,
     };
     let derived = vec![

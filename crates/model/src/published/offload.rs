@@ -54,7 +54,7 @@ pub(super) fn costs() -> Costs {
         channels_limit: of_large(LARGE[2]),
         channel_ns: 0.0,
         link_limit: None,
-        remap_flushes: false,
+        remaps_by_call: false,
         flushes_per_table: false,
     }
 }

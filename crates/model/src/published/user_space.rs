@@ -43,7 +43,7 @@ pub(super) fn machine() -> Published {
         channels_limit: TWO_THREADS,
         channel_ns: 0.0,
         link_limit: None,
-        remap_flushes: true,
+        remaps_by_call: true,
         flushes_per_table: true,
     };
     let derived = vec![

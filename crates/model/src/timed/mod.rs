@@ -87,6 +87,9 @@ pub enum BadPlan {
     /// So many cannot copy.
     #[error("{0} threads, and there are {1} CPUs")]
     Threads(usize, usize),
+    /// What is deferred waits by batches.
+    #[error("{0} pages may wait for their switch, and a batch has {1}")]
+    Waiting(usize, usize),
     /// A device has channels.
     #[error("{0} channels, and from 1 to 64 can be simulated, of a machine with a copying device")]
     Channels(usize),
@@ -115,6 +118,10 @@ impl Plan {
         }
         if self.batch == 0 || self.request == 0 || self.deferred == Some(0) {
             return Err(BadPlan::Nothing);
+        }
+        let batch = self.batch.min(self.folios);
+        if let Some(waiting) = self.deferred.filter(|waiting| *waiting < batch) {
+            return Err(BadPlan::Waiting(waiting, batch));
         }
         match self.copier {
             CopyBy::Cpu => Ok(()),
@@ -269,7 +276,7 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
     let requests: Vec<Role> = requests.map(Move::role).collect();
     setup = requests.iter().cloned().fold(setup, Setup::with);
     let mut machine = setup.machine(None);
-    machine.remap_flushes = costs.remap_flushes;
+    machine.remap_flushes = costs.remaps_by_call;
     machine.flushes_per_table = costs.flushes_per_table;
     machine.splits_folios = costs.splits_folios;
     let mut run = Run::new(machine, vec![false; 1], false);

@@ -30,7 +30,7 @@ fn costs() -> Costs {
         channels_limit: 40.96e9,
         channel_ns: 0.0,
         link_limit: None,
-        remap_flushes: false,
+        remaps_by_call: false,
         flushes_per_table: false,
     }
 }
@@ -136,7 +136,7 @@ fn shootdowns_are_one_a_batch_and_two_where_mapping_flushes() {
         let plan = Plan { batch, ..plan() };
         assert_eq!(run(&plan, &costs()).shootdowns, calls);
         let twice = Costs {
-            remap_flushes: true,
+            remaps_by_call: true,
             ..costs()
         };
         assert_eq!(run(&plan, &twice).shootdowns, 2 * calls);
@@ -267,6 +267,26 @@ fn who_meets_a_page_that_is_cut_off_waits_until_it_is_back() {
 }
 
 #[test]
+fn a_call_wakes_who_waits_once_and_waking_costs_the_waker() {
+    let total = |remaps_by_call, waker_ns| {
+        let costs = Costs {
+            remaps_by_call,
+            waker_ns,
+            ..costs()
+        };
+        let plan = Plan {
+            folios: 512,
+            ..with_programs(8)
+        };
+        run(&plan, &costs).total.as_nanos()
+    };
+    // All eight meet a page that is cut off long before the copies end, and wait for the one call.
+    assert_eq!(total(true, 3_000.0) - total(true, 0.0), 8 * 3_000);
+    // Page by page who was woken first meets another page that is not back.
+    assert!(total(false, 3_000.0) - total(false, 0.0) > 8 * 3_000);
+}
+
+#[test]
 fn deferred_switches_send_fewer_interrupts_where_many_wait() {
     let plan = |batch, deferred| Plan {
         batch,
@@ -275,7 +295,7 @@ fn deferred_switches_send_fewer_interrupts_where_many_wait() {
     };
     // Holding stores off is a shootdown a batch, and each settlement one.
     let at_once = Costs {
-        remap_flushes: true,
+        remaps_by_call: true,
         ..costs()
     };
     let now = run(&plan(8, None), &at_once);
@@ -336,6 +356,11 @@ fn what_cannot_be_is_refused() {
     };
     assert_eq!(refused(huge), BadPlan::Folios(513, 2048));
     assert_eq!(refused(Plan { batch: 0, ..base() }), BadPlan::Nothing);
+    let deferred = Plan {
+        deferred: Some(8),
+        ..base()
+    };
+    assert_eq!(refused(deferred), BadPlan::Waiting(8, 512));
     let threads = CopyBy::Threads(2);
     assert_eq!(
         refused(Plan {

@@ -97,8 +97,9 @@ pub(crate) struct World {
     now: Moment,
     agenda: Agenda,
     programs: Vec<Program>,
-    /// Programs that wait for a page, by page.
+    /// Programs that wait for a page, by page, and those whose page is back and who have not been woken.
     waiting: BTreeMap<Page, Vec<CpuId>>,
+    to_wake: Vec<CpuId>,
     /// When each page that is cut off now was.
     cut_off: BTreeMap<Page, Moment>,
     longest_cut_off: Moment,
@@ -135,6 +136,7 @@ impl World {
             agenda: Agenda::default(),
             programs: programs.collect(),
             waiting: BTreeMap::new(),
+            to_wake: Vec::new(),
             cut_off: BTreeMap::new(),
             longest_cut_off: 0.0,
             first_back: None,
@@ -161,6 +163,9 @@ impl World {
 
     /// Lets the time pass that the step takes, and then until it can be made; `false` if it never can.
     pub(crate) fn before(&mut self, machine: &mut Machine, act: Act) -> bool {
+        if !matches!(act, Act::Remap { .. } | Act::Putback { .. }) {
+            self.wake();
+        }
         self.now += self.cost(act);
         loop {
             while let Some((at, event)) = self.agenda.next(self.now) {
@@ -283,7 +288,16 @@ impl World {
             self.longest_cut_off = self.longest_cut_off.max(self.now - since);
         }
         self.first_back.get_or_insert(self.now);
-        for cpu in self.waiting.remove(&page).unwrap_or_default() {
+        self.to_wake
+            .extend(self.waiting.remove(&page).unwrap_or_default());
+        if !self.costs.remaps_by_call {
+            self.wake();
+        }
+    }
+
+    /// Those whose pages are back go on.
+    fn wake(&mut self) {
+        for cpu in std::mem::take(&mut self.to_wake) {
             let at = self.now + self.costs.wake_ns;
             self.now += self.costs.waker_ns;
             let number = self.programs[cpu].wake(at);
