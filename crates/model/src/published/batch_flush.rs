@@ -51,7 +51,8 @@ pub(super) fn machine() -> Published {
     Published {
         name: "batch-flush",
         about: "[batch-flush]: pmbench on a server of two Intel sockets, moved to and fro between them by \
-            migratepages(8); how many threads and what a page costs there is not published",
+            migratepages(8); how many threads and what a page costs there is not published, one thread and 64 MiB are \
+            simulated",
         costs,
         derived,
         cells: vec![
