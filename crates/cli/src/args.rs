@@ -275,7 +275,8 @@ pub(crate) struct Predict {
     /// What they cost on a machine of `--published`: user-space, offload, fast-copy or batch-flush
     #[arg(long, value_name = "NAME")]
     pub(crate) machine: Option<String>,
-    /// Shows what others have measured, beside what is predicted of their machines, and how far off it is
+    /// Shows what others have measured, beside what is predicted of their machines, and how far off it is;
+    /// with `--machine`, of that one
     #[arg(long, conflicts_with_all = ["costs", "bench", "cpus", "nodes", "app_threads", "pages",
         "page_size", "batch", "threads", "channels", "waiting"])]
     pub(crate) published: bool,

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Costs {
     /// Once a request, before its first batch.
     pub request_ns: f64,
+    /// Once for each folio that a request names, before its first batch too.
+    pub named_ns: f64,
     /// Once for each call that cuts pages off, and where [`remaps_by_call`](Self::remaps_by_call) for
     /// each that maps them again: what it costs beside its pages and beside interrupts.
     pub call_ns: f64,
@@ -79,6 +81,7 @@ impl Costs {
     pub fn check(&self) -> Result<(), BadCost> {
         let times = [
             ("request_ns", self.request_ns),
+            ("named_ns", self.named_ns),
             ("call_ns", self.call_ns),
             ("folio_ns", self.folio_ns),
             ("entry_ns", self.entry_ns),

@@ -154,6 +154,9 @@ fn calibrate(rows: &[Row], table: &str, copies: &str, here: &Costs) -> Option<Ca
     let mut costs = here.clone();
     costs.copy_rate = raw(false).unwrap_or(many.raw_copy_alone_bytes_per_s);
     costs.copy_limit = raw(true).unwrap_or(0.0).max(costs.copy_rate);
+    // What the first page takes longer than the others.
+    let set_up = one.first_folio_us * 1e3 - one.page_ns();
+    costs.named_ns = set_up.max(0.0) / one.pages as f64;
     let batch = many.batch as f64;
     let calls = (one.page_ns() - many.page_ns()).max(0.0) * batch / (batch - 1.0);
     let copy = 4096.0 * 1e9 / costs.copy_rate;
@@ -234,6 +237,10 @@ pub(super) fn show(held: &[Held]) -> String {
         rank,
         cells: held.iter().map(cell).collect(),
     };
+    let told = |row: &Held, figure: Figure| match row.calibrates {
+        true => "gives costs".to_owned(),
+        false => off(figure.off_by),
+    };
     let columns = vec![
         column("bench", 0, &|row| {
             format!("{} {}", row.bench, row.page_size)
@@ -244,17 +251,12 @@ pub(super) fn show(held: &[Held]) -> String {
             short(row.pages_per_s.measured)
         }),
         column("predicted", 1, &|row| short(row.pages_per_s.predicted)),
-        column("off by", 1, &|row| {
-            if row.calibrates {
-                "gives costs".to_owned()
-            } else {
-                off(row.pages_per_s.off_by)
-            }
-        }),
+        column("off by", 1, &|row| told(row, row.pages_per_s)),
         column("first page us\nmeasured", 2, &|row| {
             micro(row.first_folio_us.measured)
         }),
         column("predicted", 2, &|row| micro(row.first_folio_us.predicted)),
+        column("off by", 2, &|row| told(row, row.first_folio_us)),
         column("shootdowns/page\nmeasured", 3, &|row| {
             let figure = row.shootdowns_per_page;
             figure.map_or("n/a".to_owned(), |figure| format!("{:.4}", figure.measured))
@@ -267,13 +269,16 @@ pub(super) fn show(held: &[Held]) -> String {
         }),
     ];
     let predicted = held.iter().filter(|row| !row.calibrates);
-    let right = predicted
-        .clone()
-        .filter(|row| is_near(row.pages_per_s.off_by));
+    let near = |figure: fn(&Held) -> Figure| {
+        let near = predicted.clone().filter(|row| is_near(figure(row).off_by));
+        near.count()
+    };
     let line = format!(
-        "pages/s of {} of {} cells from which no cost is derived are within 25 %; * is off by more.",
-        right.count(),
-        predicted.count()
+        "Of {} rows from which no cost is derived, pages/s of {} and the first page of {} are within 25 %; * is off \
+         by more.",
+        predicted.clone().count(),
+        near(|row| row.pages_per_s),
+        near(|row| row.first_folio_us),
     );
     format!(
         "bench: what was measured, and what is predicted\n{}{}\n",

@@ -38,8 +38,9 @@ struct Pages {
     /// A page of one a batch, and of 512 a batch, while the application sleeps.
     alone: f64,
     among_many: f64,
-    /// A page of one a batch while it is at work.
+    /// A page of one a batch while it is at work, and how long the first of a request takes.
     disturbed: f64,
+    first: f64,
     /// An access of the application while nothing migrates, and what it loses by a page.
     access: f64,
     lost: f64,
@@ -71,6 +72,7 @@ pub(super) fn costs() -> Result<From, CliError> {
     Ok(From {
         costs: Costs {
             request_ns: 0.0,
+            named_ns: (pages.first - pages.disturbed).max(0.0) / PAGES as f64,
             call_ns: call / sides,
             folio_ns: 0.0,
             entry_ns: entry,
@@ -147,40 +149,37 @@ fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> 
     };
     // Pools fill, and threads find their CPUs.
     migrate(region, BATCH)?;
-    let [
-        mut alone,
-        mut among_many,
-        mut disturbed,
-        mut access,
-        mut lost,
-    ] = [const { Vec::new() }; 5];
+    let [mut alone, mut among_many, mut disturbed] = [const { Vec::new() }; 3];
+    let [mut first, mut access, mut lost] = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {
-        alone.push(sleeping(1)?);
-        among_many.push(sleeping(BATCH)?);
+        let one = sleeping(1)?;
+        alone.push(one.page);
+        among_many.push(sleeping(BATCH)?.page);
+        if load.is_none() {
+            first.push(one.first);
+            disturbed.push(one.page);
+        }
         if let Some(load) = load {
             load.take();
             std::thread::sleep(RUN);
             let seen = load.take();
             let idle = seen.time.as_secs_f64() * 1e9 / seen.operations().max(1) as f64;
-            let page = migrate(region, 1)?;
+            let Moved { page, first: at } = migrate(region, 1)?;
             let seen = load.take();
             // It made so many accesses in place of those that it would have made.
             let time = seen.time.as_secs_f64() * 1e9;
             let share = 1.0 - seen.operations() as f64 * idle / time;
             access.push(idle);
             disturbed.push(page);
+            first.push(at);
             lost.push(share.max(0.0) * page);
         }
     }
-    let alone = median(alone.into_iter());
     Ok(Pages {
-        alone,
+        alone: median(alone.into_iter()),
         among_many: median(among_many.into_iter()),
-        disturbed: if load.is_some() {
-            median(disturbed.into_iter())
-        } else {
-            alone
-        },
+        disturbed: median(disturbed.into_iter()),
+        first: median(first.into_iter()),
         // Nobody makes any on a machine of one CPU.
         access: if load.is_some() {
             median(access.into_iter())
@@ -192,13 +191,20 @@ fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> 
     })
 }
 
-/// Migrates to and fro for a while; the nanoseconds of a page.
-fn migrate(region: &Region, batch: usize) -> Result<f64, CliError> {
+/// The nanoseconds of a page, and those until the first of a request was there.
+struct Moved {
+    page: f64,
+    first: f64,
+}
+
+/// Migrates to and fro for a while.
+fn migrate(region: &Region, batch: usize) -> Result<Moved, CliError> {
     let limit = NonZeroUsize::new(batch * 4096).unwrap_or(NonZeroUsize::MIN);
     let options = Options::new().limit_bytes(limit);
     let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
     let began = Instant::now();
     let mut moved = 0;
+    let mut first = Vec::new();
     while began.elapsed() < RUN {
         let tier = match region.tier_of(0).map_err(refused)? {
             "near" => "far",
@@ -209,8 +215,13 @@ fn migrate(region: &Region, batch: usize) -> Result<f64, CliError> {
             return Err(CliError::Failed(format!("a page stayed: {why}")));
         }
         moved += report.moved();
+        let at = report.times.first_folio;
+        first.extend(at.map(|at| at.as_secs_f64() * 1e9));
     }
-    Ok(began.elapsed().as_secs_f64() * 1e9 / moved.max(1) as f64)
+    Ok(Moved {
+        page: began.elapsed().as_secs_f64() * 1e9 / moved.max(1) as f64,
+        first: median(first.into_iter()),
+    })
 }
 
 /// Bytes a second of one CPU and of all at most, and how long threads take to begin.

@@ -247,7 +247,7 @@ pub(crate) fn what_bench_measured_is_held_against_what_is_predicted() {
     }
     let shown = text(&transhume(&args).stdout);
     assert!(
-        shown.contains("of 2 cells from which no cost is derived"),
+        shown.contains("Of 2 rows from which no cost is derived"),
         "{shown}"
     );
 }

@@ -19,6 +19,7 @@ pub(super) fn machine() -> Published {
     let of_sixteen = |gigabytes| rate(HUGE, each(gigabytes) - request_ns / 16.0);
     let costs = Costs {
         request_ns,
+        named_ns: 0.0,
         call_ns: 0.0,
         // Too little beside a copy of 2 MiB to be seen in such figures.
         folio_ns: 0.0,

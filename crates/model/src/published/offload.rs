@@ -35,6 +35,7 @@ pub(super) fn costs() -> Costs {
     };
     Costs {
         request_ns,
+        named_ns: 0.0,
         call_ns: 0.0,
         folio_ns,
         entry_ns,

@@ -23,6 +23,7 @@ pub(super) fn machine() -> Published {
     let call_and_flush = alone - entry_ns;
     let costs = Costs {
         request_ns: 0.0,
+        named_ns: 0.0,
         call_ns: call_and_flush - REMOTE_FLUSH,
         folio_ns: 0.0,
         entry_ns,

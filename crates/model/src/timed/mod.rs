@@ -290,9 +290,12 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
         chooser,
         id: MIGRATOR,
     };
-    for request in requests {
+    // The engine's clock of the first request begins when that has been set up.
+    let mut set_up = None;
+    for (request, pages) in requests.into_iter().zip(pages.chunks(plan.request)) {
         if let Some(world) = &mut locked(&run).timed {
-            world.begin_request();
+            world.begin_request(pages.len());
+            set_up.get_or_insert(world.now());
         }
         request.act(&actor, false);
     }
@@ -324,7 +327,9 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
     let told = world.end();
     Ok(Prediction {
         total: told.total,
-        first_folio: first_folio.or(told.first_back),
+        first_folio: first_folio
+            .map(|first| first + set_up.unwrap_or_default())
+            .or(told.first_back),
         longest_cut_off: told.longest_cut_off,
         longest_stall: told.longest_stall,
         copy,

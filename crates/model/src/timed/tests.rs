@@ -11,6 +11,7 @@ use crate::costs::Costs;
 fn costs() -> Costs {
     Costs {
         request_ns: 0.0,
+        named_ns: 0.0,
         call_ns: 1_000.0,
         folio_ns: 100.0,
         entry_ns: 50.0,
@@ -114,11 +115,21 @@ fn without_a_price_on_calls_and_shootdowns_batch_size_does_not_matter() {
 fn requests_follow_each_other() {
     let dear = Costs {
         request_ns: 50_000.0,
+        named_ns: 10.0,
         ..costs()
     };
-    let total = |request| {
-        let told = run(&Plan { request, ..plan() }, &dear);
+    let total = |request: u32| {
+        let plan = Plan {
+            request: request as usize,
+            ..plan()
+        };
+        let told = run(&plan, &dear);
         assert_eq!(told.moved, 1024);
+        let first = 50_000 + 10 * request + 600 * request.min(512) + 1_000;
+        assert_eq!(
+            told.first_folio,
+            Some(Duration::from_nanos(u64::from(first)))
+        );
         (told.total.as_nanos(), told.shootdowns)
     };
     let (one, eight) = (total(1024), total(128));

@@ -151,9 +151,9 @@ impl World {
         }
     }
 
-    /// A request is made.
-    pub(super) fn begin_request(&mut self) {
-        self.now += self.costs.request_ns;
+    /// A request for so many folios is made.
+    pub(super) fn begin_request(&mut self, folios: usize) {
+        self.now += self.costs.request_ns + self.costs.named_ns * folios as f64;
     }
 
     /// The time since the request was made.
