@@ -201,6 +201,7 @@ pub(super) fn hold(
                 threads => CopyBy::Threads(threads),
             },
             deferred: None,
+            exchange: false,
         };
         let calibrated = calibrated(&row.bench);
         without |= calibrated.is_none();

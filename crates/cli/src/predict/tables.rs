@@ -57,6 +57,7 @@ pub(super) fn make(args: &Predict, costs: &Costs) -> Result<Tables, CliError> {
         batch,
         copier,
         deferred,
+        exchange: false,
     };
     let row = |variant: String, plan: &Plan| -> Result<Row, CliError> {
         Ok(Row::new(variant, plan, &simulate(plan, costs)?))

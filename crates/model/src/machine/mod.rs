@@ -259,13 +259,13 @@ impl Machine {
         }
     }
 
-    /// How many folios a page table maps in this tier.
-    pub(crate) fn in_tier(&self, tier: usize) -> usize {
+    /// How many of these folios a page table maps in this tier.
+    pub(crate) fn in_tier(&self, pages: &[Page], tier: usize) -> usize {
         let there = |page: &&Page| {
             let frame = self.frame_of(**page);
             frame.is_some_and(|frame| self.frames[frame].tier == tier)
         };
-        self.objects.keys().filter(there).count()
+        pages.iter().filter(there).count()
     }
 }
 

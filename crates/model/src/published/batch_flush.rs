@@ -43,6 +43,7 @@ pub(super) fn machine() -> Published {
         batch,
         copier: CopyBy::Cpu,
         deferred: None,
+        exchange: false,
     };
     let cell = |figure, published| {
         let what = "4 KiB, 512 a batch against one at a time";

@@ -2,11 +2,13 @@
 
 use super::{Cell, Figure, HUGE, Published, alone, ns, rate};
 use crate::costs::Costs;
-use crate::timed::CopyBy;
+use crate::timed::{CopyBy, Plan};
 
 /// Gigabytes a second of one page of 2 MiB and of sixteen, by one thread and by eight.
 const ONE: [f64; 2] = [3.0, 8.6];
 const SIXTEEN: [f64; 2] = [3.3, 14.4];
+/// Sixteen exchanged with sixteen others, the bytes of both sides counted.
+const EXCHANGE: [f64; 2] = [3.3, 17.8];
 /// What its DMA engine saturates at.
 const DMA: f64 = 11.0;
 /// Between the sockets.
@@ -66,12 +68,22 @@ pub(super) fn machine() -> Published {
         )
     };
     let threads = CopyBy::Threads(8);
+    let exchange = |copier, by: &str, published| {
+        let plan = Plan {
+            exchange: true,
+            ..alone(16, 9, copier)
+        };
+        let what = format!("sixteen exchanges of 2 MiB, {by}");
+        Cell::new(what, Figure::GigabytesPerS, published, &plan)
+    };
     let cells = vec![
         cell(1, CopyBy::Cpu, "CPU", ONE[0]).calibrates("request_ns"),
         cell(1, threads, "8 threads", ONE[1]),
         cell(16, CopyBy::Cpu, "CPU", SIXTEEN[0]).calibrates("copy_rate"),
         cell(16, threads, "8 threads", SIXTEEN[1]).calibrates("copy_limit"),
         cell(16, CopyBy::Channels(1), "DMA", DMA).calibrates("channels_limit"),
+        exchange(CopyBy::Cpu, "CPU", EXCHANGE[0]),
+        exchange(threads, "8 threads", EXCHANGE[1]),
     ];
     Published {
         name: "fast-copy",

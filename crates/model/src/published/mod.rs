@@ -115,10 +115,6 @@ impl Published {
             why: "an upper bound of unknown pages, on a machine that flushes without interrupts",
         },
         LeftOut {
-            what: "[fast-copy] sixteen exchanges of 2 MiB, 3.3 and 17.8 GB/s",
-            why: "the machine with a clock swaps by one CPU only",
-        },
-        LeftOut {
             what: "[offload] 8 threads in one core complex or spread over several, 11.1 and 37.1 GB/s",
             why: "the machine has nodes and no core complexes",
         },
@@ -215,6 +211,7 @@ fn alone(folios: usize, order: u8, copier: CopyBy) -> Plan {
         batch: folios,
         copier,
         deferred: None,
+        exchange: false,
     }
 }
 

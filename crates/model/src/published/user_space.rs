@@ -80,6 +80,7 @@ pub(super) fn machine() -> Published {
         batch,
         copier: CopyBy::Cpu,
         deferred: None,
+        exchange: false,
     };
     let mut cells = Vec::new();
     // Pages a batch, pages/s, shootdowns a page, M accesses/s, longest stall, and what was lost for a page.

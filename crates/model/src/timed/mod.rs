@@ -63,6 +63,8 @@ pub struct Plan {
     pub copier: CopyBy,
     /// How many folios may wait for their switch at once; none if they are switched at once.
     pub deferred: Option<usize>,
+    /// Whether they trade places with as many others, in place; then batches are of pairs.
+    pub exchange: bool,
 }
 
 /// A plan that cannot be simulated.
@@ -90,6 +92,9 @@ pub enum BadPlan {
     /// What is deferred waits by batches.
     #[error("{0} pages may wait for their switch, and a batch has {1}")]
     Waiting(usize, usize),
+    /// Contents are swapped by CPUs, and nothing waits then.
+    #[error("an exchange is made at once, by one CPU or by threads")]
+    Exchange,
     /// A device has channels.
     #[error("{0} channels, and from 1 to 64 can be simulated, of a machine with a copying device")]
     Channels(usize),
@@ -113,11 +118,16 @@ impl Plan {
             return Err(BadPlan::Programs(self.programs, self.cpus - 1));
         }
         let most = MOST_BASE_PAGES >> self.order.min(20);
-        if !(1..=most).contains(&(self.folios as u64)) {
+        let folios = self.folios.saturating_mul(self.sides());
+        if !(1..=most).contains(&(folios as u64)) {
             return Err(BadPlan::Folios(self.folios, self.folio_bytes() >> 10));
         }
         if self.batch == 0 || self.request == 0 || self.deferred == Some(0) {
             return Err(BadPlan::Nothing);
+        }
+        let by_device = matches!(self.copier, CopyBy::Channels(_));
+        if self.exchange && (by_device || self.deferred.is_some()) {
+            return Err(BadPlan::Exchange);
         }
         let batch = self.batch.min(self.folios);
         if let Some(waiting) = self.deferred.filter(|waiting| *waiting < batch) {
@@ -136,9 +146,16 @@ impl Plan {
         }
     }
 
+    /// How many folios arrive for one that is named.
+    fn sides(&self) -> usize {
+        1 + usize::from(self.exchange)
+    }
+
     /// How many copy beside the CPU that migrates, or in its place.
     fn channels(&self) -> usize {
         match self.copier {
+            // The threads of a swap are taken together.
+            _ if self.exchange => 0,
             CopyBy::Cpu | CopyBy::Threads(1) => 0,
             CopyBy::Threads(count) | CopyBy::Channels(count) => count,
         }
@@ -246,34 +263,49 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
     plan.check(costs)?;
     let base_pages = 1_u64 << plan.order;
     let waiting = plan.deferred.unwrap_or(0).max(1) as u64 * base_pages;
-    let mut setup = if plan.order == 0 {
+    let mut setup = if plan.order == 0 && !plan.exchange {
         Setup::new(plan.folios, 1)
     } else {
-        let folio =
-            |setup: Setup, n: usize| setup.folio(n as Page * base_pages, plan.order, 0, &[0]);
-        (0..plan.folios).fold(Setup::new(0, 1), folio)
+        let count = plan.folios * plan.sides();
+        let folio = |setup: Setup, n: usize| {
+            let tier = usize::from(n >= plan.folios);
+            setup.folio(n as Page * base_pages, plan.order, tier, &[0])
+        };
+        (0..count).fold(Setup::new(0, 1), folio)
     };
     setup = setup.ledger(waiting).device(plan.channels());
     for _ in 0..plan.programs {
         setup = setup.program(&[]);
     }
     let pages: Vec<Page> = (0..plan.folios as Page).map(|n| n * base_pages).collect();
-    let requests = pages.chunks(plan.request).map(|pages| Move {
-        pages: pages.to_vec(),
-        to: 1,
-        mode: Mode::Async,
-        limit: Limit {
-            base_pages: NonZeroU64::MIN.saturating_add(plan.batch as u64 * base_pages - 1),
-            max_stall: None,
-        },
-        copier: if plan.channels() == 0 {
-            Kind::Cpu
-        } else {
-            Kind::Device
-        },
-        deferred: plan.deferred.is_some(),
+    let at_a_time = (plan.batch * plan.sides()) as u64 * base_pages;
+    let limit = Limit {
+        base_pages: NonZeroU64::new(at_a_time).unwrap_or(NonZeroU64::MIN),
+        max_stall: None,
+    };
+    let partner = |page: &Page| (*page, page + plan.folios as Page * base_pages);
+    let requests = pages.chunks(plan.request).map(|pages| {
+        if plan.exchange {
+            return Role::Exchange {
+                pairs: pages.iter().map(partner).collect(),
+                mode: Mode::Async,
+                limit,
+            };
+        }
+        Role::Migrate(Move {
+            pages: pages.to_vec(),
+            to: 1,
+            mode: Mode::Async,
+            limit,
+            copier: if plan.channels() == 0 {
+                Kind::Cpu
+            } else {
+                Kind::Device
+            },
+            deferred: plan.deferred.is_some(),
+        })
     });
-    let requests: Vec<Role> = requests.map(Move::role).collect();
+    let requests: Vec<Role> = requests.collect();
     setup = requests.iter().cloned().fold(setup, Setup::with);
     let mut machine = setup.machine(None);
     machine.remap_flushes = costs.remaps_by_call;
@@ -311,7 +343,7 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
     if let Some(what) = run.machine.violation.take() {
         return Err(NoPrediction::Violated(what));
     }
-    let moved = run.machine.in_tier(1);
+    let moved = run.machine.in_tier(&pages, 1);
     if moved != plan.folios {
         let what = format!("{moved} of {} folios moved", plan.folios);
         return Err(NoPrediction::Violated(what));
@@ -323,7 +355,7 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
     let first_folio = reports
         .first()
         .and_then(|(_, first)| first.times.first_folio);
-    let copy = reports.iter().map(|(_, report)| report.times.copy).sum();
+    let copy: Duration = reports.iter().map(|(_, report)| report.times.copy).sum();
     let told = world.end();
     Ok(Prediction {
         total: told.total,
@@ -332,9 +364,9 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
             .or(told.first_back),
         longest_cut_off: told.longest_cut_off,
         longest_stall: told.longest_stall,
-        copy,
-        moved,
-        bytes: moved as u64 * plan.folio_bytes(),
+        copy: copy + told.swapping,
+        moved: moved * plan.sides(),
+        bytes: (moved * plan.sides()) as u64 * plan.folio_bytes(),
         shootdowns,
         interrupts: told.interrupts,
         lost: told.lost,

@@ -47,6 +47,7 @@ fn plan() -> Plan {
         batch: 512,
         copier: CopyBy::Cpu,
         deferred: None,
+        exchange: false,
     }
 }
 
@@ -295,6 +296,42 @@ fn a_call_wakes_who_waits_once_and_waking_costs_the_waker() {
     assert_eq!(total(true, 3_000.0) - total(true, 0.0), 8 * 3_000);
     // Page by page who was woken first meets another page that is not back.
     assert!(total(false, 3_000.0) - total(false, 0.0) > 8 * 3_000);
+}
+
+#[test]
+fn an_exchange_moves_both_sides_and_copies_each() {
+    let plan = Plan {
+        folios: 64,
+        order: 9,
+        batch: 8,
+        exchange: true,
+        ..plan()
+    };
+    let told = run(&plan, &costs());
+    assert_eq!((told.moved, told.bytes), (128, 128 << 21));
+    assert_eq!(told.shootdowns, 8);
+    assert_eq!(told.copy, Duration::from_nanos(128 * 512 * 400));
+    let two = Plan {
+        cpus: 4,
+        copier: CopyBy::Threads(2),
+        ..plan.clone()
+    };
+    assert_eq!(run(&two, &costs()).copy, told.copy / 2);
+    let four = Plan {
+        copier: CopyBy::Threads(4),
+        ..two.clone()
+    };
+    assert_eq!(
+        run(&four, &costs()).copy,
+        told.copy / 2,
+        "memory gives no more"
+    );
+    let by_device = Plan {
+        copier: CopyBy::Channels(2),
+        ..plan
+    };
+    let refused = predict(&by_device, &costs());
+    assert_eq!(refused, Err(NoPrediction::Plan(BadPlan::Exchange)));
 }
 
 #[test]

@@ -80,6 +80,7 @@ pub(super) struct Told {
     pub(super) first_back: Option<Duration>,
     pub(super) longest_cut_off: Duration,
     pub(super) longest_stall: Duration,
+    pub(super) swapping: Duration,
     pub(super) interrupts: u64,
     pub(super) lost: Duration,
     pub(super) accesses: f64,
@@ -103,6 +104,7 @@ pub(crate) struct World {
     /// When each page that is cut off now was.
     cut_off: BTreeMap<Page, Moment>,
     longest_cut_off: Moment,
+    swapping: Moment,
     first_back: Option<Moment>,
     interrupts: u64,
 }
@@ -123,9 +125,10 @@ impl World {
             base_pages
         };
         let at_once = plan.batch.max(plan.deferred.unwrap_or(0)).min(plan.folios);
+        let (used, at_once) = (plan.folios * plan.sides(), at_once * plan.sides());
         let stores = plan.deferred.is_none();
         let programs = (0..plan.programs)
-            .map(|cpu| Program::new(cpu, plan.folios as u64, base_pages, at_once as f64, stores));
+            .map(|cpu| Program::new(cpu, used as u64, base_pages, at_once as f64, stores));
         Self {
             costs: costs.clone(),
             entries: entries as f64,
@@ -139,6 +142,7 @@ impl World {
             to_wake: Vec::new(),
             cut_off: BTreeMap::new(),
             longest_cut_off: 0.0,
+            swapping: 0.0,
             first_back: None,
             interrupts: 0,
         }
@@ -186,6 +190,7 @@ impl World {
     pub(crate) fn after(&mut self, machine: &mut Machine, act: Act) {
         match act {
             Act::Send => self.send(machine),
+            Act::Swap { .. } => self.swapping += self.cost(act),
             Act::Submit => self.submit(machine),
             Act::Unmap { page, .. } => {
                 self.cut_off.entry(page).or_insert(self.now);
@@ -210,6 +215,7 @@ impl World {
             first_back: self.first_back.map(duration),
             longest_cut_off: duration(self.longest_cut_off),
             longest_stall: duration(longest_stall),
+            swapping: duration(self.swapping),
             interrupts: self.interrupts,
             lost: duration(lost),
             accesses: (all - lost) / self.costs.access_ns,
@@ -225,6 +231,15 @@ impl World {
                 costs.entry_ns * self.entries
             }
             Act::Send => costs.call_ns,
+            Act::Swap { .. } => {
+                let threads = match self.copier {
+                    CopyBy::Threads(count) => count,
+                    CopyBy::Cpu | CopyBy::Channels(_) => 1,
+                };
+                // Both sides of the word are copied.
+                let each = self.limited(costs.copy_rate, costs.copy_limit, threads);
+                2.0 * WORD * 1e9 / (each * threads as f64)
+            }
             Act::Copy { .. } => WORD * 1e9 / self.limited(costs.copy_rate, costs.copy_limit, 1),
             _ => 0.0,
         }
