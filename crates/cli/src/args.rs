@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Herd(Herd),
     /// Shows the nodes of the machine and its memory tiers: how large, how far and how fast
     Nodes(Nodes),
+    /// Says what batch size, copiers, threads and deferral would give, by a simulated machine
+    Predict(Predict),
 }
 
 const MOVE_EXIT: &str = "Exit status: 0 everything is where it was to go; 3 some of it stayed, and the \
@@ -300,6 +302,56 @@ pub(crate) struct Nodes {
     #[arg(long)]
     pub(crate) measure: bool,
     /// Writes the nodes as JSON to FILE, or to standard output and nothing else there
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Predict {
+    /// What the steps cost: a FILE as `--json` writes it [default: measured here, in a few seconds]
+    #[arg(long, value_name = "FILE", conflicts_with = "machine")]
+    pub(crate) costs: Option<PathBuf>,
+    /// What they cost on a machine of `--published`: user-space, offload, fast-copy or batch-flush
+    #[arg(long, value_name = "NAME")]
+    pub(crate) machine: Option<String>,
+    /// Shows what others have measured, beside what is predicted of their machines, and how far off it is;
+    /// with `--machine`, of that one
+    #[arg(long, conflicts_with_all = ["costs", "bench", "cpus", "nodes", "app_threads", "pages",
+        "page_size", "batch", "threads", "channels", "waiting"])]
+    pub(crate) published: bool,
+    /// Shows what `transhume bench --json FILE` has measured, beside what is predicted, and how far off it is
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["machine", "cpus", "nodes", "pages", "page_size",
+        "batch", "threads", "channels", "waiting"])]
+    pub(crate) bench: Option<PathBuf>,
+    /// CPUs of the simulated machine, up to 256 [default: those of this one]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) cpus: Option<NonZeroUsize>,
+    /// NUMA nodes, among which the CPUs are divided; pages move from the first to the last
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
+    pub(crate) nodes: NonZeroUsize,
+    /// Application threads that read and write at random all the while, each on a CPU of its own; the
+    /// other CPUs sleep [default: one for each CPU but the first]
+    #[arg(long, value_name = "N")]
+    pub(crate) app_threads: Option<usize>,
+    /// Pages that move [default: 16 MiB of 4k, 128 MiB of 2m]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) pages: Option<NonZeroUsize>,
+    /// Size of the pages
+    #[arg(long, value_name = "4k|2m", value_parser = page_size, default_value = "4k")]
+    pub(crate) page_size: PageSize,
+    /// Pages of a batch [default: 1, 2, 4 and so on up to 2048 of 4k and 16 of 2m]
+    #[arg(long, value_name = "N[,N]", value_delimiter = ',', value_parser = count)]
+    pub(crate) batch: Vec<NonZeroUsize>,
+    /// Threads that copy, the one that migrates among them [default: 2, 4 and so on up to the CPUs]
+    #[arg(long, value_name = "N[,N]", value_delimiter = ',', value_parser = count)]
+    pub(crate) threads: Vec<NonZeroUsize>,
+    /// Channels of the copying device [default: 1, 2, 4 and so on up to 16, where there is a device]
+    #[arg(long, value_name = "N[,N]", value_delimiter = ',', value_parser = count)]
+    pub(crate) channels: Vec<NonZeroUsize>,
+    /// Pages that wait for their switch at most, where it is deferred [default: a batch, eight and all]
+    #[arg(long, value_name = "N[,N]", value_delimiter = ',', value_parser = count)]
+    pub(crate) waiting: Vec<NonZeroUsize>,
+    /// Writes it as JSON to FILE, or to standard output and nothing else there
     #[arg(long, value_name = "FILE|-")]
     pub(crate) json: Option<PathBuf>,
 }

@@ -14,6 +14,7 @@ mod map;
 mod median;
 mod moving;
 mod nodes;
+mod predict;
 mod table;
 mod workload;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Map(args) => map::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Move(args) => moving::run(&args),
         Command::Nodes(args) => nodes::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Predict(args) => predict::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         // Nobody may be left to read it.

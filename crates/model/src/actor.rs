@@ -8,6 +8,7 @@ use crate::act::Act;
 use crate::explore::Strategy;
 use crate::machine::{ActorId, Machine};
 use crate::roles::Role;
+use crate::timed::World;
 
 /// One run from its beginning to its end, as actors and the scheduler see it.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) steps: usize,
     /// Who did what, if somebody wants to see it.
     pub(crate) timeline: Option<Vec<Event>>,
+    /// The clock, if steps take time and nobody chooses among them.
+    pub(crate) timed: Option<Box<World>>,
     note: Option<String>,
 }
 
@@ -48,8 +51,20 @@ impl Run {
             pruned: false,
             steps: 0,
             timeline: watched.then(Vec::new),
+            timed: None,
             note: None,
         }
+    }
+
+    /// Has everything happen that comes before this step.
+    fn let_time_pass(&mut self, act: Act) {
+        if let Some(world) = &mut self.timed
+            && !world.before(&mut self.machine, act)
+        {
+            self.machine
+                .violated(format!("deadlock: who migrates waits until it {act}"));
+        }
+        self.over |= self.machine.violation.is_some();
     }
 
     fn show(&mut self, actor: ActorId, act: Act) {
@@ -126,9 +141,13 @@ impl Actor {
             if run.over {
                 return None;
             }
-            run.next[self.id] = Some(act);
-            drop(run);
-            thread::yield_now();
+            if run.timed.is_none() {
+                run.next[self.id] = Some(act);
+                drop(run);
+                thread::yield_now();
+            } else {
+                run.let_time_pass(act);
+            }
         }
         let mut run = locked(&self.run);
         run.next[self.id] = None;
@@ -143,6 +162,9 @@ impl Actor {
             watched: run.timeline.is_some(),
             chooser: &self.chooser,
         });
+        if let Some(world) = &mut run.timed {
+            world.after(&mut run.machine, act);
+        }
         run.show(self.id, act);
         Some(done)
     }

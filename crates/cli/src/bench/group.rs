@@ -135,7 +135,7 @@ pub(crate) fn run(group: &Group, args: &Bench, context: &Context) -> Result<Outc
 }
 
 /// Where pages go to and fro: between two nodes where there are two.
-pub(super) fn tiers(backing: &Backing) -> [Tier; 2] {
+pub(crate) fn tiers(backing: &Backing) -> [Tier; 2] {
     ["near", "far"].map(|name| match backing {
         Backing::Anonymous => {
             let nodes = transhume_sys::numa::nodes_with_memory().unwrap_or_default();

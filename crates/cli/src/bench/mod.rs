@@ -13,6 +13,9 @@ mod row;
 mod show;
 mod summary;
 
+pub(crate) use cpus::Cpus;
+pub(crate) use group::tiers;
+
 use std::process::ExitCode;
 
 use serde::Serialize;

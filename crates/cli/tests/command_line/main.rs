@@ -4,6 +4,7 @@
 
 mod checks;
 mod copiers;
+mod predictions;
 mod processes;
 
 use std::fs::Permissions;
@@ -43,7 +44,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 29] = [
+    let cases: [(&str, Needs, fn()); 35] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -164,6 +165,36 @@ fn main() {
             "another_user_is_not_served",
             Needs::Root,
             copiers::another_user_is_not_served,
+        ),
+        (
+            "wrong_words_of_predict",
+            Needs::Nothing,
+            predictions::wrong_words_of_predict,
+        ),
+        (
+            "costs_that_cannot_be_are_refused",
+            Needs::Nothing,
+            predictions::costs_that_cannot_be_are_refused,
+        ),
+        (
+            "costs_go_out_and_come_in_again",
+            Needs::Nothing,
+            predictions::costs_go_out_and_come_in_again,
+        ),
+        (
+            "what_others_measured_is_held_against_what_is_predicted",
+            Needs::Nothing,
+            predictions::what_others_measured_is_held_against_what_is_predicted,
+        ),
+        (
+            "what_bench_measured_is_held_against_what_is_predicted",
+            Needs::Nothing,
+            predictions::what_bench_measured_is_held_against_what_is_predicted,
+        ),
+        (
+            "costs_are_measured_here",
+            Needs::Userfaultfd,
+            predictions::costs_are_measured_here,
         ),
     ];
     let trials = cases.map(|(name, needs, run)| match needs.missing() {

@@ -51,6 +51,7 @@ impl Machine {
             began: self.generations.begin(),
             spaces: spaces.to_vec(),
         });
+        self.count_flushed();
         number
     }
 
@@ -59,20 +60,24 @@ impl Machine {
         if let Some(flush) = self.cpus[cpu].inbox.pop_front() {
             self.cpus[cpu].tlb.clear();
             self.flushes[flush].pending.remove(&cpu);
+            self.count_flushed();
+        }
+    }
+
+    fn count_flushed(&mut self) {
+        let done = |flush: &Flush| flush.pending.is_empty();
+        while self.flushes.get(self.flushed).is_some_and(done) {
+            self.flushed += 1;
         }
     }
 
     /// Whether everything has been invalidated that had to be when this shootdown was sent. What
     /// others sent before has to be waited for: a CPU that they asked was not asked again.
     pub(crate) fn is_flushed(&self, number: usize) -> bool {
-        let first = if self.has(Bug::SecondFlusherDoesNotWait) {
-            number
-        } else {
-            0
-        };
-        self.flushes[first..=number]
-            .iter()
-            .all(|flush| flush.pending.is_empty())
+        if self.has(Bug::SecondFlusherDoesNotWait) {
+            return self.flushes[number].pending.is_empty();
+        }
+        self.flushed > number
     }
 
     /// The shootdown has come to its end.

@@ -115,6 +115,13 @@ pub(crate) struct Progress {
     pub(crate) last_done: bool,
 }
 
+/// What an actor has cut off.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CutOff {
+    pub(crate) pages: BTreeSet<Page>,
+    pub(crate) base_pages: u64,
+}
+
 /// Everything there is.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -131,6 +138,11 @@ pub(crate) struct Machine {
     pub(crate) users: Vec<BTreeSet<CpuId>>,
     pub(crate) cpus: Vec<Cpu>,
     pub(crate) flushes: Vec<Flush>,
+    /// How many of them have been acknowledged by all, up to the first that has not.
+    flushed: usize,
+    /// Whether mapping needs a shootdown as well, and whether each page table needs one of its own.
+    pub(crate) remap_flushes: bool,
+    pub(crate) flushes_per_table: bool,
     pub(crate) generations: Generations,
     pub(crate) wrapping: Wrapping,
     pub(crate) objects: BTreeMap<Page, Object>,
@@ -139,13 +151,15 @@ pub(crate) struct Machine {
     pub(crate) ledger: Ledger<Held>,
     pub(crate) channels: Vec<VecDeque<Descriptor>>,
     pub(crate) lists: Vec<Progress>,
+    /// Whether two channels may have parts of the same frame.
+    pub(crate) splits_folios: bool,
     /// The copier in use, and how many copies each has under way, or that it is gone.
     pub(crate) copier: usize,
     pub(crate) copies_by: Vec<Option<usize>>,
     /// How many calls may still fail for no reason.
     pub(crate) failures: u32,
     /// Base pages that each actor has cut off now, and may.
-    pub(crate) cut_off: BTreeMap<ActorId, BTreeSet<Page>>,
+    pub(crate) cut_off: BTreeMap<ActorId, CutOff>,
     pub(crate) limits: BTreeMap<ActorId, u64>,
     /// The frames that wait in pairs, by page: source and destination.
     pub(crate) pairs: BTreeMap<Page, [FrameId; 2]>,
@@ -176,6 +190,9 @@ impl Machine {
             users: vec![BTreeSet::new(); spaces],
             cpus: vec![Cpu::default(); cpus],
             flushes: Vec::new(),
+            flushed: 0,
+            remap_flushes: false,
+            flushes_per_table: false,
             generations: Generations::new(),
             wrapping: Wrapping::new(),
             objects: BTreeMap::new(),
@@ -184,6 +201,7 @@ impl Machine {
             ledger: Ledger::new(ledger, ledger),
             channels: Vec::new(),
             lists: Vec::new(),
+            splits_folios: true,
             copier: 0,
             copies_by: vec![Some(0); 2],
             failures: 0,
@@ -211,7 +229,8 @@ impl Machine {
     /// A value that nobody has stored before.
     pub(crate) fn fresh(&mut self, actor: ActorId) -> Version {
         let count = self.stores.entry(actor).or_default();
-        *count += 1;
+        // Values come again after so many stores, which no explored scene has.
+        *count = count.wrapping_add(1);
         (u32::try_from(actor).unwrap_or(u32::MAX) << 16) | u32::from(*count)
     }
 
@@ -228,6 +247,40 @@ impl Machine {
             Pte::Present { frame, .. } => Some(*frame),
             Pte::Migrating { .. } => None,
         })
+    }
+}
+
+/// What the machine with a clock asks.
+impl Machine {
+    /// How many folios the actor has cut off.
+    pub(crate) fn pages_cut_off(&self, actor: ActorId) -> usize {
+        self.cut_off.get(&actor).map_or(0, |cut| cut.pages.len())
+    }
+
+    /// One of them, about the `nth` where they lie side by side.
+    pub(crate) fn cut_off_page(&self, actor: ActorId, nth: usize) -> Option<Page> {
+        let pages = &self.cut_off.get(&actor)?.pages;
+        let (first, last) = (pages.first()?, pages.last()?);
+        let span = last - first + 1;
+        let from = first + span * nth as u64 / pages.len() as u64;
+        pages.range(from..).next().or(Some(first)).copied()
+    }
+
+    /// The CPU has nothing to do: it forgets its translations, and nobody has to interrupt it.
+    pub(crate) fn sleep(&mut self, cpu: CpuId) {
+        self.cpus[cpu].tlb.clear();
+        for users in &mut self.users {
+            users.remove(&cpu);
+        }
+    }
+
+    /// How many of these folios a page table maps in this tier.
+    pub(crate) fn in_tier(&self, pages: &[Page], tier: usize) -> usize {
+        let there = |page: &&Page| {
+            let frame = self.frame_of(**page);
+            frame.is_some_and(|frame| self.frames[frame].tier == tier)
+        };
+        pages.iter().filter(there).count()
     }
 }
 

@@ -140,8 +140,12 @@ impl Machine {
             let part = copies.len() / channels;
             copies.truncate(part * channels);
             part
-        } else {
+        } else if self.splits_folios {
             copies.len().div_ceil(channels)
+        } else {
+            // Frames of a list are of one size.
+            let words = jobs.first().map_or(1, |job| job.words);
+            jobs.len().div_ceil(channels) * words
         };
         let left = copies.len();
         for (n, (from, to, word)) in copies.into_iter().enumerate() {

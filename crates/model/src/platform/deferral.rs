@@ -196,9 +196,18 @@ impl Migrator {
             return false;
         }
         let named: Vec<Folio> = parked.folios().collect();
+        // What a settlement cuts off is for the ledger to say, and not for the request.
+        let id = self.actor.id;
+        let limit = self
+            .actor
+            .change(|machine| machine.limits.insert(id, at_once.get()));
         self.settles = true;
         let settled: Settlement = settle(self, &mut parked, at_once);
         self.settles = false;
+        self.actor.change(|machine| match limit {
+            Some(limit) => machine.limits.insert(id, limit),
+            None => machine.limits.remove(&id),
+        });
         let act = Act::Ledger { what: "closes" };
         self.actor.step(act, |step| {
             let mut told: Vec<Folio> = settled.outcomes.iter().map(|(folio, _)| *folio).collect();

@@ -15,7 +15,7 @@ pub(crate) use self::copiers::{Copier, Kind, Swapper};
 pub(crate) use self::deferral::SharedLedger;
 use self::owner::Latches;
 use crate::act::Act;
-use crate::actor::Actor;
+use crate::actor::{Actor, locked};
 use crate::bug::Bug;
 use crate::machine::{FrameId, Holder, Machine, Page, Pte, SpaceId, Trail};
 
@@ -108,6 +108,16 @@ impl Migrator {
         })
     }
 
+    /// How many shootdowns it takes to flush these, which are in order.
+    fn rounds(&self, entries: &[Entry<Held>]) -> usize {
+        if !self.actor.look(|machine| machine.flushes_per_table) {
+            return 1;
+        }
+        let mut tables: Vec<Page> = entries.iter().map(|entry| entry.held.page >> 9).collect();
+        tables.dedup();
+        tables.len()
+    }
+
     fn put_back(&self, held: &Held, writable: bool) {
         let (page, frame) = (held.page, held.source);
         for &space in &held.spaces {
@@ -124,8 +134,11 @@ impl Migrator {
     fn reachable(&self, page: Page) {
         let id = self.actor.id;
         self.actor.change(|machine| {
-            if let Some(pages) = machine.cut_off.get_mut(&id) {
-                pages.remove(&page);
+            let base_pages = machine.base_pages(page);
+            if let Some(cut) = machine.cut_off.get_mut(&id)
+                && cut.pages.remove(&page)
+            {
+                cut.base_pages -= base_pages;
             }
         });
     }
@@ -156,9 +169,12 @@ impl Platform for Migrator {
     type Gather = Gather;
     type Job = Job;
 
-    // The machine has no time of its own: what comes first is what the order says.
+    // While orders are explored there is no time: what comes first is what the order says.
     fn now(&self) -> Duration {
-        Duration::ZERO
+        let run = locked(&self.actor.run);
+        run.timed
+            .as_ref()
+            .map_or(Duration::ZERO, |world| world.now())
     }
 
     fn owner(&self) -> Option<&dyn FolioOwner> {
@@ -311,7 +327,9 @@ impl Platform for Migrator {
                 entry.held.early = true;
             }
         }
-        self.flush(&spaces);
+        for _ in 0..self.rounds(entries) {
+            self.flush(&spaces);
+        }
         for entry in entries {
             let frame = entry.held.source;
             // The call answers for each folio; one may have failed.
@@ -350,6 +368,12 @@ impl Platform for Migrator {
     }
 
     fn remap(&mut self, entries: &mut [Entry<Held>]) {
+        if self.actor.look(|machine| machine.remap_flushes) {
+            for _ in 0..self.rounds(entries) {
+                // Only the first address space is of pages that need this.
+                self.flush(&[0]);
+            }
+        }
         for entry in entries {
             let held = &entry.held;
             let (page, Some(frame)) = (held.page, held.destination) else {
@@ -482,14 +506,21 @@ impl Machine {
         }
     }
 
+    fn base_pages(&self, page: Page) -> u64 {
+        let object = self.objects.get(&page);
+        object.map_or(0, |object| object.folio.base_pages())
+    }
+
     /// One more page is cut off by this actor.
     fn cut_off(&mut self, actor: usize, page: Page) {
-        let pages = self.cut_off.entry(actor).or_default();
-        pages.insert(page);
-        let base_pages = |page: &Page| self.objects.get(page).map_or(0, |o| o.folio.base_pages());
-        let sum: u64 = pages.iter().map(base_pages).sum();
+        let base_pages = self.base_pages(page);
+        let cut = self.cut_off.entry(actor).or_default();
+        if cut.pages.insert(page) {
+            cut.base_pages += base_pages;
+        }
+        let (sum, count) = (cut.base_pages, cut.pages.len());
         let limit = self.limits.get(&actor).copied().unwrap_or(u64::MAX);
-        if sum > limit && pages.len() > 1 {
+        if sum > limit && count > 1 {
             let what = format!("{sum} base pages are cut off at once, and {limit} may be");
             self.violated(what);
         }

@@ -1,0 +1,86 @@
+//! Where the costs come from.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use transhume_model::{Costs, Published};
+
+use super::measure;
+use crate::args::Predict;
+use crate::error::CliError;
+use crate::table::{micro, short};
+
+/// What the steps cost, and who says so.
+pub(super) struct From {
+    pub(super) costs: Costs,
+    pub(super) from: String,
+    pub(super) notices: Vec<String>,
+}
+
+/// A file that `--json` has written, or one that has as much of it.
+#[derive(Deserialize)]
+struct File {
+    costs: Costs,
+}
+
+pub(super) fn of(args: &Predict) -> Result<From, CliError> {
+    let given = |costs, from| From {
+        costs,
+        from,
+        notices: Vec::new(),
+    };
+    match (&args.costs, &args.machine) {
+        (Some(path), _) => Ok(given(read(path)?, format!("{}", path.display()))),
+        (None, Some(name)) => {
+            let machine = named(name)?;
+            Ok(given(machine.costs, machine.about.to_owned()))
+        }
+        (None, None) => measure::costs(),
+    }
+}
+
+/// The published machine of that name.
+pub(super) fn named(name: &str) -> Result<Published, CliError> {
+    let all = Published::all();
+    let names = all.iter().map(|machine| machine.name);
+    let names = names.collect::<Vec<_>>().join(", ");
+    let found = all.into_iter().find(|machine| machine.name == name);
+    found.ok_or_else(|| CliError::Refused(format!("no machine {name}; there are {names}")))
+}
+
+fn read(path: &Path) -> Result<Costs, CliError> {
+    let file: File = super::held_against::parse(path)?;
+    let checked = file.costs.check();
+    checked.map_err(|bad| CliError::Refused(format!("the costs in {}: {bad}", path.display())))?;
+    Ok(file.costs)
+}
+
+impl From {
+    /// In a few lines.
+    pub(super) fn describe(&self) -> String {
+        let costs = &self.costs;
+        let us = |ns: f64| format!("{} us", micro(ns / 1e3));
+        let ns = |ns: f64| format!("{} ns", micro(ns));
+        let rate = |rate: f64| format!("{}B/s", short(rate));
+        let mut parts = vec![
+            format!("a call {}", us(costs.call_ns)),
+            format!("a page table entry {}", ns(costs.entry_ns)),
+            format!("a folio {}", ns(costs.folio_ns)),
+            format!("a flush of a busy CPU {}", us(costs.ipi_ns)),
+            format!("which it loses {} by", us(costs.handler_ns)),
+            format!(
+                "copies {} by one CPU and {} by all",
+                rate(costs.copy_rate),
+                rate(costs.copy_limit)
+            ),
+        ];
+        if let Some(channel) = costs.channel_rate {
+            let all = rate(costs.channels_limit);
+            parts.push(format!("{} by a channel and {all} by all", rate(channel)));
+        }
+        if let Some(link) = costs.link_limit {
+            parts.push(format!("{} between nodes", rate(link)));
+        }
+        format!("Costs of {}: {}.", self.from, parts.join(", "))
+    }
+}

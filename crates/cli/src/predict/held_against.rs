@@ -1,0 +1,375 @@
+//! What a benchmark measured on this machine, with what is predicted beside it.
+
+use std::fs;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use transhume_model::{CopyBy, Costs, Plan};
+
+use super::costs::From;
+use super::{is_near, off, simulate};
+use crate::args::Predict;
+use crate::error::CliError;
+use crate::table::{Column, figures, fold, micro, short, width};
+
+/// What `transhume bench --json` has written, as far as it is compared.
+#[derive(Debug, Deserialize)]
+pub(super) struct Measured {
+    machine: Machine,
+    results: Vec<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Machine {
+    cpus: usize,
+}
+
+/// A row of a region's benchmark.
+#[derive(Clone, Debug, Deserialize)]
+struct Row {
+    bench: String,
+    backing: String,
+    page_size: String,
+    pages: usize,
+    batch: usize,
+    threads: usize,
+    copier: String,
+    mechanism: String,
+    stride: usize,
+    pins: String,
+    pages_per_s: f64,
+    raw_copy_alone_bytes_per_s: f64,
+    shootdowns_per_page: Option<f64>,
+    first_folio_us: f64,
+}
+
+impl Row {
+    fn page_ns(&self) -> f64 {
+        1e9 / self.pages_per_s
+    }
+}
+
+/// A row beside its prediction.
+#[derive(Debug, Serialize)]
+pub(super) struct Held {
+    bench: String,
+    page_size: String,
+    pages: usize,
+    batch: usize,
+    copier: String,
+    /// Whether costs are derived from it, so that it predicts nothing.
+    calibrates: bool,
+    pages_per_s: Figure,
+    first_folio_us: Figure,
+    shootdowns_per_page: Option<Figure>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Figure {
+    measured: f64,
+    predicted: f64,
+    off_by: f64,
+}
+
+impl Figure {
+    fn new(measured: f64, predicted: f64) -> Self {
+        Self {
+            measured,
+            predicted,
+            off_by: predicted / measured - 1.0,
+        }
+    }
+}
+
+/// Reads a file of JSON that a command of this program has written.
+pub(super) fn parse<T: DeserializeOwned>(path: &Path) -> Result<T, CliError> {
+    let shown = path.display();
+    let text = fs::read_to_string(path)
+        .map_err(|error| CliError::Refused(format!("cannot read {shown}: {error}")))?;
+    serde_json::from_str(&text)
+        .map_err(|error| CliError::Refused(format!("{shown} is not what is wanted: {error}")))
+}
+
+pub(super) fn read(path: &Path) -> Result<Measured, CliError> {
+    let measured: Measured = parse(path)?;
+    if measured.rows().is_empty() {
+        return Err(CliError::Refused(format!(
+            "{} has no results of anonymous memory by memcpy, which is what can be compared",
+            path.display()
+        )));
+    }
+    Ok(measured)
+}
+
+impl Measured {
+    /// What the simulated machine does too: anonymous memory in one piece, copied by `memcpy` in one
+    /// thread or several.
+    fn rows(&self) -> Vec<Row> {
+        let rows = self.results.iter();
+        let rows = rows.filter_map(|row| Row::deserialize(row).ok());
+        rows.filter(|row| {
+            let by_memcpy = row.copier == "memcpy"
+                || row.copier.starts_with("threads:") && row.copier.ends_with(":memcpy");
+            ["flush", "copy", "batch"].contains(&row.bench.as_str())
+                && row.backing == "anonymous"
+                && row.stride == 1
+                && row.pins == "declared"
+                && row.mechanism != "move_pages"
+                && by_memcpy
+        })
+        .collect()
+    }
+}
+
+/// Costs by which two rows come out right, and which rows those are.
+struct Calibrated {
+    costs: Costs,
+    rows: [usize; 2],
+}
+
+/// The costs by which the rows of `table` come out right that have 1 and 512 pages of 4 KiB a batch, where copies
+/// are as fast as they were by themselves in the table `copies`: a machine that others use is a slower one at another
+/// time, and variants of a table take turns. What a benchmark does not tell, how the time of a call is
+/// divided and what waking takes, is as it was measured here. The first of several such rows counts.
+fn calibrate(rows: &[Row], table: &str, copies: &str, here: &Costs) -> Option<Calibrated> {
+    let find = |batch| {
+        let wanted = |row: &Row| {
+            row.bench == table && row.page_size == "4k" && row.batch == batch && row.threads == 1
+        };
+        rows.iter().position(wanted)
+    };
+    let found = [find(1)?, find(512)?];
+    let [one, many] = found.map(|n| &rows[n]);
+    let raw = |several: bool| {
+        let huge = |row: &&Row| row.page_size == "2m" && row.bench == copies;
+        let rows = rows.iter().filter(huge);
+        let rows = rows.filter(|row| (row.threads > 1) == several);
+        let largest = rows.clone().map(|row| row.batch).max()?;
+        let rates = rows.filter(|row| row.batch == largest);
+        rates
+            .map(|row| row.raw_copy_alone_bytes_per_s)
+            .reduce(f64::max)
+    };
+    let mut costs = here.clone();
+    costs.copy_rate = raw(false).unwrap_or(many.raw_copy_alone_bytes_per_s);
+    costs.copy_limit = raw(true).unwrap_or(0.0).max(costs.copy_rate);
+    // What the first page takes longer than the others.
+    let set_up = one.first_folio_us * 1e3 - one.page_ns();
+    costs.named_ns = set_up.max(0.0) / one.pages as f64;
+    let batch = many.batch as f64;
+    let calls = (one.page_ns() - many.page_ns()).max(0.0) * batch / (batch - 1.0);
+    let copy = 4096.0 * 1e9 / costs.copy_rate;
+    costs.entry_ns = (one.page_ns() - calls - copy).max(0.0) / 2.0;
+    let sides = if costs.remaps_by_call { 2.0 } else { 1.0 };
+    let scale = calls / sides / (costs.call_ns + costs.ipi_ns).max(1.0);
+    costs.call_ns *= scale;
+    costs.ipi_ns *= scale;
+    costs.far_ipi_ns *= scale;
+    Some(Calibrated { costs, rows: found })
+}
+
+pub(super) fn hold(
+    measured: &Measured,
+    args: &Predict,
+    from: &mut From,
+) -> Result<Vec<Held>, CliError> {
+    let rows = measured.rows();
+    let cpus = measured.machine.cpus;
+    let calibrated = |table: &str| {
+        let tables = [table, "flush", "batch"];
+        let mut tables = tables.iter().filter(|_| args.costs.is_none());
+        tables.find_map(|other| calibrate(&rows, other, table, &from.costs))
+    };
+    let mut without = false;
+    let mut held = Vec::new();
+    for (n, row) in rows.iter().enumerate() {
+        let order = if row.page_size == "4k" { 0 } else { 9 };
+        // Requests of one batch go through a region as large as the others'.
+        let of_size = rows.iter().filter(|other| other.page_size == row.page_size);
+        let pages = of_size.map(|other| other.pages).max().unwrap_or(row.pages);
+        let plan = Plan {
+            cpus,
+            nodes: 1,
+            programs: args.app_threads.unwrap_or(1).min(cpus.saturating_sub(1)),
+            folios: pages,
+            request: row.pages,
+            order,
+            batch: row.batch,
+            copier: match row.threads {
+                1 => CopyBy::Cpu,
+                threads => CopyBy::Threads(threads),
+            },
+            deferred: None,
+            exchange: false,
+        };
+        let calibrated = calibrated(&row.bench);
+        without |= calibrated.is_none();
+        let costs = calibrated.as_ref().map_or(&from.costs, |own| &own.costs);
+        let told = simulate(&plan, costs)?;
+        let first = told
+            .first_folio
+            .map_or(0.0, |first| first.as_secs_f64() * 1e6);
+        held.push(Held {
+            bench: row.bench.clone(),
+            page_size: row.page_size.clone(),
+            pages: row.pages,
+            batch: row.batch,
+            copier: row.copier.clone(),
+            calibrates: calibrated.is_some_and(|own| own.rows.contains(&n)),
+            pages_per_s: Figure::new(row.pages_per_s, told.folios_per_s()),
+            first_folio_us: Figure::new(row.first_folio_us, first),
+            shootdowns_per_page: row
+                .shootdowns_per_page
+                .map(|measured| Figure::new(measured, told.shootdowns_per_folio())),
+        });
+    }
+    if without && args.costs.is_none() {
+        let what = "the benchmark has no rows of 4k by memcpy with 1 and 512 pages a batch, so what was measured \
+            here and now is held against it";
+        from.notices.push(what.to_owned());
+    }
+    Ok(held)
+}
+
+pub(super) fn show(held: &[Held]) -> String {
+    let column = |header: &'static str, rank, cell: &dyn Fn(&Held) -> String| {
+        Column::new(header, rank, held.iter().map(cell))
+    };
+    let told = |row: &Held, figure: Figure| match row.calibrates {
+        true => "gives costs".to_owned(),
+        false => off(figure.off_by),
+    };
+    let columns = vec![
+        column("bench", 0, &|row| {
+            format!("{} {}", row.bench, row.page_size)
+        }),
+        column("a batch", 0, &|row| row.batch.to_string()),
+        column("copier", 0, &|row| row.copier.clone()),
+        column("pages/s\nmeasured", 1, &|row| {
+            short(row.pages_per_s.measured)
+        }),
+        column("predicted", 1, &|row| short(row.pages_per_s.predicted)),
+        column("off by", 1, &|row| told(row, row.pages_per_s)),
+        column("first page us\nmeasured", 2, &|row| {
+            micro(row.first_folio_us.measured)
+        }),
+        column("predicted", 2, &|row| micro(row.first_folio_us.predicted)),
+        column("off by", 2, &|row| told(row, row.first_folio_us)),
+        column("shootdowns/page\nmeasured", 3, &|row| {
+            let figure = row.shootdowns_per_page;
+            figure.map_or("n/a".to_owned(), |figure| format!("{:.4}", figure.measured))
+        }),
+        column("predicted", 3, &|row| {
+            let figure = row.shootdowns_per_page;
+            figure.map_or("n/a".to_owned(), |figure| {
+                format!("{:.4}", figure.predicted)
+            })
+        }),
+    ];
+    let predicted = held.iter().filter(|row| !row.calibrates);
+    let near = |figure: fn(&Held) -> Figure| {
+        let near = predicted.clone().filter(|row| is_near(figure(row).off_by));
+        near.count()
+    };
+    let line = format!(
+        "Of {} rows from which no cost is derived, pages/s of {} and the first page of {} are within 25 %; * is off \
+         by more.",
+        predicted.clone().count(),
+        near(|row| row.pages_per_s),
+        near(|row| row.first_folio_us),
+    );
+    format!(
+        "bench: what was measured, and what is predicted\n{}{}\n",
+        figures(columns, width()),
+        fold(&line, width())
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+    use clap::Parser;
+    use serde_json::json;
+    use transhume_model::Published;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn row(page_size: &str, batch: usize, threads: usize, pages_per_s: f64) -> serde_json::Value {
+        let copier = match threads {
+            1 => "memcpy".to_owned(),
+            threads => format!("threads:{threads}:memcpy"),
+        };
+        json!({
+            "bench": "flush", "backing": "anonymous", "page_size": page_size, "pages": 2048, "batch": batch,
+            "threads": threads, "copier": copier, "mechanism": "uffd", "stride": 1, "pins": "declared",
+            "pages_per_s": pages_per_s, "raw_copy_alone_bytes_per_s": threads as f64 * 1e10,
+            "shootdowns_per_page": null, "first_folio_us": 1.0,
+        })
+    }
+
+    fn measured(results: &[serde_json::Value]) -> Measured {
+        serde_json::from_value(json!({ "machine": { "cpus": 2 }, "results": results })).unwrap()
+    }
+
+    fn from() -> From {
+        From {
+            costs: Published::all().remove(0).costs,
+            from: "a test".to_owned(),
+            notices: Vec::new(),
+        }
+    }
+
+    fn args() -> Predict {
+        match Cli::parse_from(["transhume", "predict"]).command {
+            Command::Predict(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_costs_are_derived_from_comes_out_again_and_is_marked() {
+        let measured = measured(&[
+            row("4k", 1, 1, 30e3),
+            row("4k", 8, 1, 200e3),
+            row("4k", 512, 1, 1e6),
+            // Measured again, so it tells how well a cell is met that was.
+            row("4k", 512, 1, 1.1e6),
+        ]);
+        let mut from = from();
+        let held = hold(&measured, &args(), &mut from).unwrap();
+        assert!(from.notices.is_empty());
+        let marked = held.iter().map(|row| row.calibrates);
+        assert_eq!(marked.collect::<Vec<_>>(), [true, false, true, false]);
+        for row in held.iter().filter(|row| row.calibrates) {
+            assert!(row.pages_per_s.off_by.abs() < 0.06, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn copies_are_as_fast_as_they_were_on_huge_pages() {
+        let mut huge = row("2m", 16, 1, 5e3);
+        huge["raw_copy_alone_bytes_per_s"] = json!(7e9);
+        let both = [
+            row("4k", 1, 1, 30e3),
+            row("4k", 512, 1, 1e6),
+            huge,
+            row("2m", 16, 2, 8e3),
+            row("2m", 1, 2, 8e3),
+        ];
+        let own = calibrate(&measured(&both).rows(), "flush", "flush", &from().costs).unwrap();
+        assert!((own.costs.copy_rate - 7e9).abs() < 1.0);
+        assert!((own.costs.copy_limit - 2e10).abs() < 1.0);
+        assert!(calibrate(&measured(&both).rows(), "batch", "batch", &from().costs).is_none());
+    }
+
+    #[test]
+    fn without_the_rows_for_it_costs_stay_and_it_says_so() {
+        let measured = measured(&[row("4k", 8, 1, 2e5)]);
+        let mut from = from();
+        assert!(!hold(&measured, &args(), &mut from).unwrap()[0].calibrates);
+        assert_eq!(from.notices.len(), 1);
+    }
+}

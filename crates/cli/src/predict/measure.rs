@@ -1,0 +1,301 @@
+//! The costs of the machine at hand.
+//!
+//! Few pages of live memory migrate one at a time and 512 a batch, while an application thread is at work and while
+//! it sleeps; copies are made with nothing around them, and a thread is woken. What a step costs follows
+//! from the differences.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use transhume_copy::{RawArea, SharedCopier, by_name};
+use transhume_model::Costs;
+use transhume_region::{BuildError, Mechanism, Options, Pins, Region};
+
+use super::costs::From;
+use crate::args::Backing;
+use crate::bench::{Cpus, tiers};
+use crate::error::CliError;
+use crate::machine::Machine;
+use crate::median::median;
+use crate::workload::{self, Workload};
+
+/// Pages of 4 KiB that migrate, and how many a batch.
+const PAGES: usize = 4096;
+const BATCH: usize = 512;
+/// How often each is measured, of which the median counts, and how long each time at least.
+const ROUNDS: usize = 7;
+const RUN: Duration = Duration::from_millis(40);
+/// Folios of 2 MiB that are copied.
+const HUGE: usize = 2 << 20;
+const LIST: usize = 16;
+/// How often a thread is woken.
+const WAKES: usize = 200;
+
+/// What was measured of pages, in nanoseconds.
+struct Pages {
+    /// A page of one a batch, and of 512 a batch, while the application sleeps.
+    alone: f64,
+    among_many: f64,
+    /// A page of one a batch while it is at work, and how long the first of a request takes.
+    disturbed: f64,
+    first: f64,
+    /// An access of the application while nothing migrates, and what it loses by a page.
+    access: f64,
+    lost: f64,
+    mechanism: Mechanism,
+}
+
+pub(super) fn costs() -> Result<From, CliError> {
+    let machine = Machine::here();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let (copy_rate, copy_limit, thread_ns) = copies(cpus)?;
+    let pages = pages(cpus > 1)?;
+    let (wake_ns, waker_ns) = if cpus > 1 { wakes() } else { (0.0, 0.0) };
+    let many = BATCH as f64;
+    let in_user_space = pages.mechanism != Mechanism::MovePages;
+    let sides = if in_user_space { 2.0 } else { 1.0 };
+    // A page alone is a call on each side and the page; of 512 a batch it has its share of the call.
+    let call = (pages.alone - pages.among_many).max(0.0) * many / (many - 1.0);
+    let entry = (pages.alone - call - 4096.0 * 1e9 / copy_rate).max(0.0) / 2.0;
+    let ipi = (pages.disturbed - pages.alone).max(0.0) / sides;
+    let mut notices = vec![
+        "the nodes of this machine are not told from each other: an interrupt to another node costs as much as \
+         one within, and copies are as fast"
+            .to_owned(),
+    ];
+    if cpus == 1 {
+        let what = "one CPU: what an interrupt costs cannot be measured, and is taken for nothing";
+        notices.push(what.to_owned());
+    }
+    Ok(From {
+        costs: Costs {
+            request_ns: 0.0,
+            named_ns: (pages.first - pages.disturbed).max(0.0) / PAGES as f64,
+            call_ns: call / sides,
+            folio_ns: 0.0,
+            entry_ns: entry,
+            ipi_ns: ipi,
+            far_ipi_ns: ipi,
+            next_ipi_ns: 0.0,
+            handler_ns: pages.lost / sides,
+            wake_ns,
+            waker_ns,
+            access_ns: pages.access,
+            copy_rate,
+            copy_limit,
+            thread_ns,
+            splits_folios: true,
+            channel_rate: None,
+            channels_limit: copy_limit,
+            channel_ns: 0.0,
+            link_limit: None,
+            remaps_by_call: in_user_space,
+            flushes_per_table: in_user_space,
+        },
+        from: format!("this machine, {}", machine.describe()),
+        notices,
+    })
+}
+
+fn pages(with_application: bool) -> Result<Pages, CliError> {
+    let [near, far] = tiers(&Backing::Anonymous);
+    let built = Region::builder()
+        .tier(near)
+        .tier(far)
+        .pages(PAGES)
+        .pins(Pins::Declared)
+        .pool_bytes(BATCH * 4096)
+        .build();
+    let region = match built {
+        Ok(region) => region,
+        Err(BuildError::System { what, source }) => {
+            return Err(CliError::Failed(format!("cannot {what}: {source}")));
+        }
+        Err(refused) => {
+            return Err(CliError::Refused(format!(
+                "{refused}; or give costs with --costs or --machine"
+            )));
+        }
+    };
+    workload::fill(region.words());
+    let cpus = Cpus::divide();
+    let load = Workload::new(1);
+    std::thread::scope(|scope| {
+        let application = with_application.then(|| {
+            let (load, words, cpus) = (&load, region.words(), &cpus);
+            scope.spawn(move || {
+                cpus.pin_application(0);
+                load.run(words, 0)
+            })
+        });
+        cpus.pin_migrator();
+        let measured = measure(&region, with_application.then_some(&load));
+        load.stop();
+        let wrong = application.map_or(0, |thread| thread.join().unwrap_or(1));
+        cpus.unpin();
+        match measured {
+            Ok(_) if wrong > 0 => Err(CliError::Failed(format!("{wrong} words were wrong"))),
+            measured => measured,
+        }
+    })
+}
+
+fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> {
+    let sleeping = |batch| match load {
+        Some(load) => load.while_paused(|| migrate(region, batch)),
+        None => migrate(region, batch),
+    };
+    // Pools fill, and threads find their CPUs.
+    migrate(region, BATCH)?;
+    let [mut alone, mut among_many, mut disturbed] = [const { Vec::new() }; 3];
+    let [mut first, mut access, mut lost] = [const { Vec::new() }; 3];
+    for _ in 0..ROUNDS {
+        let one = sleeping(1)?;
+        alone.push(one.page);
+        among_many.push(sleeping(BATCH)?.page);
+        if load.is_none() {
+            first.push(one.first);
+            disturbed.push(one.page);
+        }
+        if let Some(load) = load {
+            load.take();
+            std::thread::sleep(RUN);
+            let seen = load.take();
+            let idle = seen.time.as_secs_f64() * 1e9 / seen.operations().max(1) as f64;
+            let Moved { page, first: at } = migrate(region, 1)?;
+            let seen = load.take();
+            // It made so many accesses in place of those that it would have made.
+            let time = seen.time.as_secs_f64() * 1e9;
+            let share = 1.0 - seen.operations() as f64 * idle / time;
+            access.push(idle);
+            disturbed.push(page);
+            first.push(at);
+            lost.push(share.max(0.0) * page);
+        }
+    }
+    Ok(Pages {
+        alone: median(alone.into_iter()),
+        among_many: median(among_many.into_iter()),
+        disturbed: median(disturbed.into_iter()),
+        first: median(first.into_iter()),
+        // Nobody makes any on a machine of one CPU.
+        access: if load.is_some() {
+            median(access.into_iter())
+        } else {
+            100.0
+        },
+        lost: median(lost.into_iter()),
+        mechanism: region.mechanism(),
+    })
+}
+
+/// The nanoseconds of a page, and those until the first of a request was there.
+struct Moved {
+    page: f64,
+    first: f64,
+}
+
+/// Migrates to and fro for a while.
+fn migrate(region: &Region, batch: usize) -> Result<Moved, CliError> {
+    let limit = NonZeroUsize::new(batch * 4096).unwrap_or(NonZeroUsize::MIN);
+    let options = Options::new().limit_bytes(limit);
+    let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
+    let began = Instant::now();
+    let mut moved = 0;
+    let mut first = Vec::new();
+    while began.elapsed() < RUN {
+        let tier = match region.tier_of(0).map_err(refused)? {
+            "near" => "far",
+            _ => "near",
+        };
+        let report = region.migrate(0..PAGES, tier, &options).map_err(refused)?;
+        if let Some((_, why)) = report.stayed().next() {
+            return Err(CliError::Failed(format!("a page stayed: {why}")));
+        }
+        moved += report.moved();
+        let at = report.times.first_folio;
+        first.extend(at.map(|at| at.as_secs_f64() * 1e9));
+    }
+    Ok(Moved {
+        page: began.elapsed().as_secs_f64() * 1e9 / moved.max(1) as f64,
+        first: median(first.into_iter()),
+    })
+}
+
+/// Bytes a second of one CPU and of all at most, and how long threads take to begin.
+fn copies(cpus: usize) -> Result<(f64, f64, f64), CliError> {
+    let failed = |error: std::io::Error| {
+        CliError::Failed(format!("cannot allocate memory to copy: {error}"))
+    };
+    let mut area = RawArea::allocate(4 * LIST, HUGE).map_err(failed)?;
+    let mut rate = |copier: &SharedCopier, count| {
+        let rates = (0..ROUNDS).map(|_| {
+            let (time, bytes) = area.pass(&**copier, count);
+            bytes as f64 / time.as_secs_f64().max(1e-9)
+        });
+        median(rates.collect::<Vec<_>>().into_iter())
+    };
+    let named = |name: &str| {
+        by_name(name, None).map_err(|error| CliError::Failed(format!("copier {name}: {error}")))
+    };
+    let one = named("memcpy")?;
+    rate(&one, LIST);
+    let one = rate(&one, LIST);
+    let (mut most, mut begin) = (one, 0.0);
+    let mut threads = 2;
+    while threads <= cpus {
+        let copier = named(&format!("threads:{threads}:memcpy"))?;
+        let many = rate(&copier, LIST);
+        if many > most {
+            most = many;
+            let single = HUGE as f64 * 1e9 / rate(&copier, 1);
+            begin = (single - HUGE as f64 * 1e9 / many).max(0.0);
+        }
+        threads *= 2;
+    }
+    Ok((one, most, begin))
+}
+
+/// How long it takes until a thread on another CPU runs that was asleep, and how much of that waking it takes.
+fn wakes() -> (f64, f64) {
+    let cpus = Cpus::divide();
+    let origin = Instant::now();
+    let nanos = move || u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let woken_at = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let sleeper = {
+            let (woken_at, done, cpus) = (Arc::clone(&woken_at), Arc::clone(&done), &cpus);
+            scope.spawn(move || {
+                cpus.pin_application(0);
+                while !done.load(Ordering::Acquire) {
+                    std::thread::park();
+                    woken_at.store(nanos(), Ordering::Release);
+                }
+            })
+        };
+        cpus.pin_migrator();
+        let (mut wake, mut waker) = (Vec::new(), Vec::new());
+        for _ in 0..WAKES {
+            // Long enough for it to have gone to sleep.
+            std::thread::sleep(Duration::from_micros(200));
+            woken_at.store(0, Ordering::Release);
+            let began = nanos();
+            sleeper.thread().unpark();
+            waker.push((nanos() - began) as f64);
+            let woken = loop {
+                match woken_at.load(Ordering::Acquire) {
+                    0 => std::hint::spin_loop(),
+                    at => break at,
+                }
+            };
+            wake.push(woken.saturating_sub(began) as f64);
+        }
+        done.store(true, Ordering::Release);
+        sleeper.thread().unpark();
+        cpus.unpin();
+        (median(wake.into_iter()), median(waker.into_iter()))
+    })
+}

@@ -1,0 +1,113 @@
+//! `transhume predict`: what a migration would take, by the engine on a simulated machine.
+
+mod costs;
+mod held_against;
+mod measure;
+mod published;
+mod row;
+mod tables;
+
+use serde::Serialize;
+use transhume_model::{Costs, NoPrediction, Plan, Prediction, TOLERANCE, predict};
+
+use crate::args::Predict;
+use crate::error::CliError;
+use crate::json::Sink;
+use crate::print;
+use crate::table::{fold, width};
+
+#[derive(Serialize)]
+struct Document {
+    schema: u32,
+    /// What was predicted from; a file of this document can be given to `--costs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<Costs>,
+    /// Where the costs come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs_from: Option<String>,
+    notices: Vec<String>,
+    #[serde(flatten)]
+    answer: Answer,
+}
+
+/// What was asked for.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Tables(tables::Tables),
+    Bench { bench: Vec<held_against::Held> },
+    Published(published::Published),
+}
+
+/// Runs a plan, whose numbers come from the command line.
+fn simulate(plan: &Plan, costs: &Costs) -> Result<Prediction, CliError> {
+    predict(plan, costs).map_err(|why| match why {
+        NoPrediction::Violated(_) => CliError::Failed(why.to_string()),
+        _ => CliError::Refused(why.to_string()),
+    })
+}
+
+pub(crate) fn run(args: &Predict) -> Result<(), CliError> {
+    let sink = args.json.as_deref().map(Sink::open).transpose()?;
+    let quiet = sink.as_ref().is_some_and(Sink::is_stdout);
+    let (document, text) = if args.published {
+        let (published, text) = published::reproduce(args.machine.as_deref())?;
+        let document = Document {
+            schema: 1,
+            costs: None,
+            costs_from: None,
+            notices: Vec::new(),
+            answer: Answer::Published(published),
+        };
+        (document, text)
+    } else {
+        // What cannot be read is refused before anything is measured.
+        let measured = args.bench.as_deref().map(held_against::read).transpose()?;
+        let mut from = costs::of(args)?;
+        let mut text = format!("{}\n\n", fold(&from.describe(), width()));
+        let answer = match measured {
+            Some(measured) => {
+                let held = held_against::hold(&measured, args, &mut from)?;
+                text.push_str(&held_against::show(&held));
+                Answer::Bench { bench: held }
+            }
+            None => {
+                let tables = tables::make(args, &from.costs)?;
+                if tables.app_threads > 0 && from.costs.ipi_ns <= 0.0 {
+                    let what = "by these costs interrupts take no time, since nobody has said what they take, so \
+                        that shootdowns cost too little here: see ipi_ns, next_ipi_ns and handler_ns in what --json \
+                        writes";
+                    from.notices.push(what.to_owned());
+                }
+                text.push_str(&tables::show(&tables));
+                Answer::Tables(tables)
+            }
+        };
+        for notice in &from.notices {
+            eprintln!("transhume: note: {notice}");
+        }
+        let document = Document {
+            schema: 1,
+            costs: Some(from.costs),
+            costs_from: Some(from.from),
+            notices: from.notices,
+            answer,
+        };
+        (document, text)
+    };
+    if !quiet {
+        print(&text)?;
+    }
+    sink.map_or(Ok(()), |sink| sink.write(&document))
+}
+
+/// By how much a prediction is off, and whether that is too much.
+fn off(by: f64) -> String {
+    let wrong = if is_near(by) { "" } else { " *" };
+    format!("{:+.1} %{wrong}", by * 100.0)
+}
+
+/// Whether that is not too much.
+fn is_near(by: f64) -> bool {
+    by.abs() <= TOLERANCE
+}
