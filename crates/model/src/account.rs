@@ -3,15 +3,27 @@
 use transhume_engine::{ExchangeReport, Folio, Outcome, PairOutcome, Place, Report};
 
 use crate::machine::{ActorId, Machine};
-use crate::platform::Tier;
+use crate::platform::{Calls, Tier};
 
 impl Machine {
     /// Compares a report with what its actor has done with each folio.
-    pub(crate) fn compare(&mut self, actor: ActorId, named: usize, report: &Report<Tier>) {
+    pub(crate) fn compare(
+        &mut self,
+        actor: ActorId,
+        named: usize,
+        report: &Report<Tier>,
+        calls: Calls,
+    ) {
         let told = report.folios().count();
         if told != named {
             self.violated(format!("{named} folios were named and {told} are reported"));
         }
+        let counted = Calls {
+            rounds: report.counts.rounds,
+            holds: report.counts.holds,
+            putbacks: report.counts.putbacks,
+        };
+        self.compare_calls(counted, calls);
         for folio in report.folios() {
             let trail = self.trail(actor, folio.folio);
             let right = match folio.outcome {
@@ -28,11 +40,24 @@ impl Machine {
     }
 
     /// The same for pairs that were to trade places.
-    pub(crate) fn compare_pairs(&mut self, actor: ActorId, named: usize, report: &ExchangeReport) {
+    pub(crate) fn compare_pairs(
+        &mut self,
+        actor: ActorId,
+        named: usize,
+        report: &ExchangeReport,
+        calls: Calls,
+    ) {
         let told = report.pairs().count();
         if told != named {
             self.violated(format!("{named} pairs were named and {told} are reported"));
         }
+        let counted = Calls {
+            rounds: report.counts.rounds,
+            holds: 0,
+            putbacks: report.counts.putbacks,
+        };
+        self.compare_calls(counted, calls);
+        self.all_exchanged &= report.exchanged() == told;
         for pair in report.pairs() {
             let ends = [pair.a, pair.b].map(|folio| self.trail(actor, folio).released);
             let arrived = ends.map(|end| end == Some(Place::Destination));
@@ -43,6 +68,12 @@ impl Machine {
             if !right {
                 self.violated(format!("{pair:?} is reported, and they are at {ends:?}"));
             }
+        }
+    }
+
+    fn compare_calls(&mut self, counted: Calls, calls: Calls) {
+        if counted != calls {
+            self.violated(format!("{counted:?} are counted, and there were {calls:?}"));
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::bug::Bug;
 use crate::machine::{CpuId, FrameId, Machine, Page, Place, Pte, SpaceId};
 
 /// A step.
@@ -13,6 +14,8 @@ use crate::machine::{CpuId, FrameId, Machine, Page, Place, Pte, SpaceId};
 pub(crate) enum Act {
     /// A CPU loads or stores, or walks the page table for that.
     Access { place: Place, store: bool },
+    /// A CPU walks the page table without being asked to.
+    Prefetch { place: Place },
     /// A fault waits until the page is not being moved any more.
     Fault { space: SpaceId, page: Page },
     /// A fault waits until stores are allowed, or the pair can be had.
@@ -138,6 +141,9 @@ const fn lock(page: Page) -> u128 {
 const fn tier(tier: usize) -> u128 {
     1 << (48 + tier % 4)
 }
+fn ptes(machine: &Machine, page: Page) -> u128 {
+    (0..machine.spaces.len()).fold(0, |all, space| all | pte(space, page))
+}
 const LEDGER: u128 = 1 << 52;
 const FLUSHES: u128 = 1 << 53;
 const COPIER: u128 = 1 << 54;
@@ -184,7 +190,9 @@ impl Act {
             Self::Latch { page } => !machine.latches.contains_key(&page),
             Self::Device { channel } => !machine.channels[channel].is_empty(),
             Self::AwaitCopies { list } => machine.is_copied(list),
-            Self::RetireCopier { copier } => machine.copies_by[copier] == Some(0),
+            Self::RetireCopier { copier } => {
+                machine.copies_by[copier] == Some(0) || machine.has(Bug::CopierNotAwaited)
+            }
             _ => true,
         }
     }
@@ -213,6 +221,10 @@ impl Act {
                     }
                 }
             }
+            Self::Prefetch { place } => {
+                reads |= pte(place.space, place.page);
+                writes |= cpu(place.cpu);
+            }
             Self::Fault { space, page } => reads |= pte(space, page),
             Self::StoreFault { space, page } => reads |= pte(space, page) | LEDGER | object(page),
             Self::Interrupt { cpu: id } => writes |= cpu(id) | acknowledged(id),
@@ -223,7 +235,11 @@ impl Act {
             }
             Self::TryLock { page } | Self::Lock { page } => {
                 writes |= lock(page);
-                reads |= object(page) | LEDGER | pte(0, page) | pte(1, page) | PAIRS;
+                reads |= object(page) | LEDGER | ptes(machine, page) | PAIRS;
+                // The bug that forgets a pair does so here.
+                if machine.has(Bug::DestinationBecomesSource) {
+                    writes |= u128::MAX;
+                }
             }
             Self::AwaitLock { page } => reads |= lock(page) | object(page) | LEDGER,
             Self::Unlock { page } => writes |= lock(page),
@@ -234,7 +250,7 @@ impl Act {
             }
             Self::References { frame: id } => reads |= frame(id),
             Self::Copy { from, to, .. } => {
-                reads |= frame(from);
+                reads |= frame(from) | COPIER;
                 writes |= frame(to);
             }
             Self::Swap { a, b, .. } => writes |= frame(a) | frame(b),
@@ -246,9 +262,11 @@ impl Act {
                 let of = machine.frames[id].tier;
                 writes |= frame(id) | tier(of);
                 reads |= CPUS | PAIRS;
+                // Who ends a process frees what was its last.
+                writes |= machine.frames[id].page.map_or(0, object);
             }
             Self::Park { page } | Self::TakeUp { page } => {
-                writes |= lock(page) | PAIRS | pte(0, page) | pte(1, page);
+                writes |= lock(page) | PAIRS | ptes(machine, page);
             }
             Self::Moment | Self::HasFlushed => reads |= FLUSHES | ACKNOWLEDGED,
             Self::Ledger { .. } => writes |= LEDGER,
@@ -322,6 +340,7 @@ impl fmt::Display for Act {
                     word => write!(f, ", word {word}"),
                 }
             }
+            Self::Prefetch { place } => write!(f, "translates page {}", place.page),
             Self::Fault { page, .. } => write!(f, "page {page} is back"),
             Self::StoreFault { page, .. } => write!(f, "page {page}: hold ends or settles"),
             Self::Interrupt { .. } => f.write_str("interrupt: flushes its TLB"),

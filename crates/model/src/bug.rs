@@ -35,11 +35,13 @@ pub enum Bug {
     RemainderLost,
     /// Shootdowns are told from each other by a number that wraps (\[deferred-flush\]).
     GenerationWraps,
+    /// A copier that was changed is taken away without waiting for its copies (\[offload\]).
+    CopierNotAwaited,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NoShootdown,
         Self::CopyBeforeShootdown,
         Self::FreedBeforeFlush,
@@ -54,6 +56,7 @@ impl Bug {
         Self::LastDescriptorOnly,
         Self::RemainderLost,
         Self::GenerationWraps,
+        Self::CopierNotAwaited,
     ];
 
     /// Its name on a command line.
@@ -84,6 +87,7 @@ impl Bug {
             Self::LastDescriptorOnly => ("last-descriptor-only", "device"),
             Self::RemainderLost => ("remainder-lost", "device"),
             Self::GenerationWraps => ("generation-wraps", "deferred-flush"),
+            Self::CopierNotAwaited => ("copier-not-awaited", "copier-change"),
         }
     }
 

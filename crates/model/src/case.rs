@@ -1,10 +1,10 @@
 //! The cases: small scenes for every order, larger ones for many orders by chance.
 
-use transhume_engine::{Limit, Mode};
+use transhume_engine::Mode;
 
 use crate::platform::Kind;
 use crate::roles::{Role, load, store};
-use crate::setup::{Setup, to_1};
+use crate::setup::{Setup, at_a_time, to_1};
 
 /// A scene that is explored.
 #[derive(Clone, Copy)]
@@ -69,12 +69,7 @@ impl Case {
         Self {
             name: "exchange",
             about: "two folios trade places, with no free frame",
-            small: || {
-                exchange()
-                    .failures(1)
-                    .program(&[store(0), load(1)])
-                    .program(&[load(0)])
-            },
+            small: || exchange().failures(1).program(&[store(0), load(1)]),
             large: || {
                 Setup::new(4, 2)
                     .free(&[])
@@ -83,7 +78,28 @@ impl Case {
                     .failures(2)
                     .program(&[store(0), load(2), store(1)])
                     .program(&[store(2), load(0), store(3)])
+                    .with(Role::Prefetch { cpu: 0, page: 2 })
+                    .with(pairs_at_a_time(&[(0, 2), (1, 3)], Mode::Sync, 2))
+            },
+        },
+        Self {
+            name: "exchange-twice",
+            about: "two requests would have the same two folios trade places",
+            small: || {
+                exchange()
+                    .patient()
+                    .program(&[store(0)])
+                    .with(pairs(&[(1, 0)], Mode::Async))
+            },
+            large: || {
+                Setup::new(4, 1)
+                    .free(&[])
+                    .folio(2, 0, 1, &[0])
+                    .folio(3, 0, 1, &[0])
+                    .program(&[store(0), load(3), store(2)])
                     .with(pairs(&[(0, 2), (1, 3)], Mode::Sync))
+                    .with(pairs(&[(2, 0), (3, 1)], Mode::Sync))
+                    .with(Role::Pin { space: 0, page: 1 })
             },
         },
         Self {
@@ -91,14 +107,75 @@ impl Case {
             about: "a store to a page whose switch waits",
             small: || {
                 deferred(1)
+                    .moves_all()
                     .program(&[store(0), load(0)])
                     .program(&[load(0), store(0)])
             },
             large: || {
                 deferred(3)
                     .lazy()
+                    .moves_all()
                     .program(&[load(0), store(0), load(1)])
                     .program(&[store(1), load(0), store(2)])
+                    .with(Role::Prefetch { cpu: 1, page: 0 })
+                    .with(Role::Settle { times: 1 })
+            },
+        },
+        Self {
+            name: "deferred-two",
+            about: "two requests that are deferred, and room for one pair",
+            small: || {
+                Setup::new(2, 1)
+                    .ledger(1)
+                    .moves_all()
+                    .program(&[load(0)])
+                    .with(to_1(&[0]).deferred().role())
+                    .with(to_1(&[1]).deferred().role())
+            },
+            large: || {
+                Setup::new(4, 1)
+                    .ledger(3)
+                    .at_once(1)
+                    .lazy()
+                    .moves_all()
+                    .program(&[load(0), store(2), load(1)])
+                    .program(&[load(3), store(1)])
+                    .with(to_1(&[0, 1]).deferred().at_a_time(1).role())
+                    .with(to_1(&[2, 3]).deferred().role())
+                    .with(Role::Settle { times: 1 })
+            },
+        },
+        Self {
+            name: "deferred-owners",
+            about: "folios with an owner whose switch waits, and failures",
+            small: || {
+                deferred(1)
+                    .owned()
+                    .program(&[store(0)])
+                    .with(Role::Journal { pages: vec![0] })
+            },
+            large: || {
+                deferred(3)
+                    .owned()
+                    .lazy()
+                    .failures(2)
+                    .program(&[store(0), load(1), store(2)])
+                    .with(Role::Journal { pages: vec![2, 0] })
+                    .with(Role::Journal { pages: vec![1] })
+                    .with(Role::Flush { space: 0 })
+                    .with(Role::Settle { times: 2 })
+            },
+        },
+        Self {
+            name: "deferred-pins",
+            about: "direct I/O to a page whose switch waits",
+            small: || deferred(1).with(Role::Pin { space: 0, page: 0 }),
+            large: || {
+                deferred(2)
+                    .lazy()
+                    .program(&[load(0), store(1), load(0)])
+                    .with(Role::Pin { space: 0, page: 0 })
+                    .with(Role::Pin { space: 0, page: 1 })
                     .with(Role::Settle { times: 1 })
             },
         },
@@ -114,6 +191,7 @@ impl Case {
                 deferred(3)
                     .lazy()
                     .ledger(2)
+                    .at_once(1)
                     .program(&[load(0), load(1), store(2)])
                     .program(&[load(2), store(1)])
                     .with(Role::Grab { tier: 0, words: 1 })
@@ -126,7 +204,10 @@ impl Case {
             small: || {
                 deferred(1)
                     .lazy()
-                    .program(&[load(0)])
+                    .moves_all()
+                    .with(Role::Prefetch { cpu: 0, page: 0 })
+                    .program(&[])
+                    .with(Role::Flush { space: 0 })
                     .with(Role::Flush { space: 0 })
                     .with(Role::Settle { times: 1 })
             },
@@ -137,7 +218,9 @@ impl Case {
                     .program(&[load(0), load(1), load(0)])
                     .program(&[load(1), store(2), load(0)])
                     .with(to_1(&[0, 1]).deferred().at_a_time(1).role())
+                    .with(Role::Prefetch { cpu: 1, page: 0 })
                     .with(Role::Replace { page: 2 })
+                    .with(Role::Flush { space: 0 })
                     .with(Role::Settle { times: 2 })
             },
         },
@@ -148,7 +231,7 @@ impl Case {
                 Setup::new(1, 1)
                     .free(&[1, 0])
                     .lazy()
-                    .program(&[load(0), load(0)])
+                    .program(&[load(0)])
                     .with(to_1(&[0]).deferred().role())
                     .with(Role::Replace { page: 0 })
             },
@@ -157,6 +240,7 @@ impl Case {
                     .free(&[1, 1, 0, 0])
                     .program(&[load(0), store(1), load(0)])
                     .program(&[load(1), load(0), store(0)])
+                    .with(Role::Prefetch { cpu: 0, page: 1 })
                     .with(to_1(&[0, 1]).deferred().role())
                     .with(Role::Replace { page: 0 })
                     .with(Role::Replace { page: 1 })
@@ -180,6 +264,7 @@ impl Case {
                     .lazy()
                     .program(&[load(0), store(1), load(0)])
                     .program(&[load(1), load(0), store(0)])
+                    .with(Role::Prefetch { cpu: 0, page: 0 })
                     .with(to_1(&[0, 1]).deferred().role())
                     .with(to_1(&[1, 0]).to(2).sync().role())
             },
@@ -297,7 +382,7 @@ impl Case {
             large: || {
                 Setup::new(4, 1)
                     .owned()
-                    .moves_all()
+                    .failures(2)
                     .program(&[store(0), load(2)])
                     .with(to_1(&[0, 1, 2, 3]).sync().role())
                     .with(Role::Journal {
@@ -347,7 +432,7 @@ impl Case {
             about: "any call of a migration that is deferred fails, once",
             small: || deferred(1).lazy().failures(2).program(&[load(0), store(0)]),
             large: || {
-                deferred(3)
+                deferred_of_words(3, 2)
                     .failures(3)
                     .ledger(2)
                     .program(&[store(0), load(1), store(2)])
@@ -432,15 +517,23 @@ fn exchange() -> Setup {
 }
 
 fn pairs(pairs: &[(u64, u64)], mode: Mode) -> Role {
+    pairs_at_a_time(pairs, mode, 512)
+}
+
+fn pairs_at_a_time(pairs: &[(u64, u64)], mode: Mode, base_pages: u64) -> Role {
     Role::Exchange {
         pairs: pairs.to_vec(),
         mode,
-        limit: Limit::default(),
+        limit: at_a_time(base_pages),
     }
 }
 
 /// Base pages that migrate with a switch that waits.
 fn deferred(pages: usize) -> Setup {
+    deferred_of_words(pages, 1)
+}
+
+fn deferred_of_words(pages: usize, words: usize) -> Setup {
     let all: Vec<u64> = (0..pages as u64).collect();
-    Setup::new(pages, 1).with(to_1(&all).deferred().role())
+    Setup::new(pages, words).with(to_1(&all).deferred().role())
 }

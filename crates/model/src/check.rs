@@ -78,9 +78,12 @@ pub fn check(case: &Case, bug: Option<Bug>, orders: Orders, progress: &Arc<Progr
         Orders::Exhaustive => {
             let strategy = recorded(Exhaustive::default());
             let tally = explore((case.small)(), bug, &strategy, progress);
-            let decisions = locked(&strategy).decisions.clone();
+            let strategy = locked(&strategy);
+            let decisions = strategy.decisions.clone();
             let seed = Seed::Decisions(Written(decisions.clone()));
-            verdict(tally, decisions, &(case.small)(), bug, seed)
+            let mut verdict = verdict(tally, decisions, &(case.small)(), bug, seed);
+            verdict.complete &= !strategy.inner.diverged;
+            verdict
         }
         Orders::Random { seed, count } => {
             let setup = (case.large)();
@@ -247,7 +250,6 @@ pub(crate) fn run<S: Strategy + 'static>(
         let watched = locked(&tally).watched;
         let run: Shared = Arc::new(Mutex::new(Run::new(setup.machine(bug), &roles, watched)));
         *locked(&stage) = Some(Arc::clone(&run));
-        let owned = setup.owned;
         let tasks: Vec<_> = (1..)
             .zip(roles)
             .map(|(id, role)| {
@@ -256,7 +258,7 @@ pub(crate) fn run<S: Strategy + 'static>(
                     chooser: Arc::clone(&chooser),
                     id,
                 };
-                thread::spawn(move || role.act(&actor, owned))
+                thread::spawn(move || role.act(&actor))
             })
             .collect();
         let (serving, working): (Vec<_>, Vec<_>) = tasks

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use transhume_engine::Outcome;
-
 use crate::actor::Actor;
 use crate::bug::Bug;
 use crate::machine::{FrameId, Machine, Pte, name};
@@ -15,7 +13,7 @@ pub(crate) fn judge(stage: &Actor, moves_all: bool) {
         return;
     }
     if stage.look(|machine| machine.defers) {
-        Migrator::new(stage, false).settle_those(|_| true);
+        Migrator::new(stage).settle_those(|_| true);
     }
     stage.change(|machine| {
         machine.interrupt_all();
@@ -130,12 +128,21 @@ impl Machine {
         format!("{objects:?} {stayed:?} {:?}", self.read)
     }
 
-    /// A folio that stayed where it was, where nothing can have kept it.
+    /// A folio that is not where it was to go, where nothing can have kept it.
     fn stayed(&self) -> Option<String> {
-        let mut folios = self.reports.iter().flat_map(|(_, report)| report.folios());
-        folios.find_map(|folio| match folio.outcome {
-            Outcome::Stayed(failure) => Some(format!("{:?} stayed: {failure}", folio.folio)),
-            _ => None,
-        })
+        if !self.all_exchanged {
+            return Some("a pair has not traded places".to_owned());
+        }
+        let folios = self.reports.iter().flat_map(|(_, report)| report.folios());
+        let mut astray = folios.filter(|folio| {
+            let frame = self.frame_of(folio.folio.page());
+            frame.is_none_or(|frame| self.frames[frame].tier != folio.to.0)
+        });
+        let folio = astray.next()?;
+        let (name, outcome) = (folio.folio, folio.outcome);
+        Some(format!(
+            "{name:?} is not in tier {}: {outcome:?}",
+            folio.to.0
+        ))
     }
 }

@@ -84,6 +84,8 @@ pub(crate) enum Role {
     Pin { space: SpaceId, page: Page },
     /// Unmaps a page, and maps something else there.
     Replace { page: Page },
+    /// A CPU translates a page without being asked to, as it may at any time.
+    Prefetch { cpu: CpuId, page: Page },
     /// Makes a shootdown for a reason of its own.
     Flush { space: SpaceId },
     /// Ends an address space.
@@ -114,6 +116,7 @@ impl Role {
             Self::Grab { .. } => "allocator".to_owned(),
             Self::Pin { .. } => "direct I/O".to_owned(),
             Self::Replace { .. } => "munmap, mmap".to_owned(),
+            Self::Prefetch { cpu, .. } => format!("CPU {cpu}"),
             Self::Flush { .. } => "another flush".to_owned(),
             Self::Exit { space } => format!("exit of space {space}"),
             Self::ChangeCopier => "copier change".to_owned(),
@@ -124,18 +127,18 @@ impl Role {
     }
 
     /// Does it.
-    pub(crate) fn act(self, actor: &Actor, owned: bool) {
+    pub(crate) fn act(self, actor: &Actor) {
         match self {
             Self::Program { cpu, space, ops } => {
                 for op in ops {
                     access(actor, cpu, space, op);
                 }
             }
-            Self::Migrate(request) => migrates(actor, request, owned),
-            Self::Exchange { pairs, mode, limit } => exchanges(actor, &pairs, mode, limit, owned),
+            Self::Migrate(request) => migrates(actor, request),
+            Self::Exchange { pairs, mode, limit } => exchanges(actor, &pairs, mode, limit),
             Self::Settle { times } => {
                 for _ in 0..times {
-                    Migrator::new(actor, owned).settle_those(|_| true);
+                    Migrator::new(actor).settle_those(|_| true);
                 }
             }
             Self::Journal { pages } => journals(actor, &pages),
@@ -147,6 +150,18 @@ impl Role {
             Self::Grab { tier, words } => grabs(actor, tier, words),
             Self::Pin { space, page } => pins(actor, space, page),
             Self::Replace { page } => replaces(actor, page),
+            Self::Prefetch { cpu, page } => {
+                let (space, word) = (0, 0);
+                let place = Place {
+                    cpu,
+                    space,
+                    page,
+                    word,
+                };
+                actor.step(Act::Prefetch { place }, |step| {
+                    step.machine.translate(place)
+                });
+            }
             Self::Flush { space } => flush(actor, &[space]),
             Self::Exit { space } => exits(actor, space),
             Self::ChangeCopier => changes_copier(actor),
@@ -185,7 +200,11 @@ fn access(actor: &Actor, cpu: CpuId, space: SpaceId, op: Op) {
             accessed
         });
         match accessed {
-            None | Some(Access::Done | Access::Nothing) => return,
+            None | Some(Access::Done) => return,
+            Some(Access::Nothing) => {
+                actor.change(|machine| machine.expect_absent(place));
+                return;
+            }
             Some(Access::Translated) => {}
             Some(Access::Waits { source }) => {
                 actor.step(Act::Fault { space, page }, |_| {});
@@ -231,7 +250,7 @@ fn folio(actor: &Actor, page: Page) -> Option<Folio> {
 
 fn settle_page(actor: &Actor, page: Page) {
     if let Some(folio) = folio(actor, page) {
-        Migrator::new(actor, false).settle_those(|other| other == folio);
+        Migrator::new(actor).settle_those(|other| other == folio);
     }
 }
 
@@ -247,7 +266,7 @@ fn limit(actor: &Actor, limit: Limit) {
     actor.change(|machine| machine.limits.insert(id, limit.base_pages.get()));
 }
 
-fn migrates(actor: &Actor, request: Move, owned: bool) {
+fn migrates(actor: &Actor, request: Move) {
     let Move {
         pages,
         to,
@@ -257,7 +276,7 @@ fn migrates(actor: &Actor, request: Move, owned: bool) {
         deferred,
     } = request;
     limit(actor, most);
-    let mut platform = Migrator::new(actor, owned);
+    let mut platform = Migrator::new(actor);
     let copier = Copier {
         actor: actor.clone(),
         kind,
@@ -282,18 +301,17 @@ fn migrates(actor: &Actor, request: Move, owned: bool) {
     if !actor.is_over() {
         let id = actor.id;
         actor.change(|machine| {
-            machine.compare(id, count, &report);
+            machine.compare(id, count, &report, platform.calls);
             machine.reports.push((id, report));
         });
     }
 }
 
-fn exchanges(actor: &Actor, pairs: &[(Page, Page)], mode: Mode, most: Limit, owned: bool) {
+fn exchanges(actor: &Actor, pairs: &[(Page, Page)], mode: Mode, most: Limit) {
     limit(actor, most);
-    let mut platform = Migrator::new(actor, owned);
+    let mut platform = Migrator::new(actor);
     let swapper = Swapper {
         actor: actor.clone(),
-        may_leave: actor.look(|machine| machine.failures > 0),
     };
     let pair = |&(a, b): &(Page, Page)| Some((folio(actor, a)?, folio(actor, b)?));
     let request = ExchangeRequest {
@@ -305,7 +323,7 @@ fn exchanges(actor: &Actor, pairs: &[(Page, Page)], mode: Mode, most: Limit, own
     let report = exchange(&mut platform, &swapper, request);
     if !actor.is_over() {
         let id = actor.id;
-        actor.change(|machine| machine.compare_pairs(id, count, &report));
+        actor.change(|machine| machine.compare_pairs(id, count, &report, platform.calls));
     }
 }
 
@@ -361,7 +379,7 @@ fn grabs(actor: &Actor, tier: usize, words: usize) {
         });
         let Some(Some(frame)) = frame else {
             if actor.look(|machine| machine.defers) {
-                Migrator::new(actor, false).settle_those(|_| true);
+                Migrator::new(actor).settle_those(|_| true);
             }
             continue;
         };
@@ -422,6 +440,7 @@ fn replaces(actor: &Actor, page: Page) {
         return;
     }
     actor.step(Act::Clear { space: 0, page }, |step| {
+        step.machine.replaced.insert(page);
         step.machine.spaces[0].remove(&page);
     });
     if let Some(frame) = old {
@@ -431,6 +450,7 @@ fn replaces(actor: &Actor, page: Page) {
     let id = actor.id;
     actor.step(Act::MapNew { space: 0, page }, |step| {
         let machine = &mut *step.machine;
+        machine.replaced.remove(&page);
         let words = machine.objects[&page].stored.len();
         let frame = machine.allocate(0, words, page);
         match frame {

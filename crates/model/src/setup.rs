@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use transhume_engine::{Folio, Limit, Mode, Order};
+use transhume_engine::{Folio, Ledger, Limit, Mode, Order};
 
 use crate::bug::Bug;
 use crate::machine::{Machine, Page, SpaceId};
@@ -20,9 +20,10 @@ pub(crate) struct Setup {
     free: Vec<usize>,
     lazy: bool,
     patient: bool,
-    pub(crate) owned: bool,
+    owned: bool,
     failures: u32,
     ledger: u64,
+    at_once: u64,
     channels: usize,
     pub(crate) roles: Vec<Role>,
     /// Whether nothing may stay where it is.
@@ -47,6 +48,7 @@ impl Setup {
             owned: false,
             failures: 0,
             ledger: 8,
+            at_once: 8,
             channels: 0,
             roles: Vec::new(),
             moves_all: false,
@@ -75,9 +77,16 @@ impl Setup {
         self
     }
 
-    /// Pairs of so many base pages may wait.
+    /// Pairs of so many base pages may wait, and are settled by one shootdown.
     pub(crate) fn ledger(mut self, base_pages: u64) -> Self {
         self.ledger = base_pages;
+        self.at_once = base_pages;
+        self
+    }
+
+    /// Only so many of them are settled by one shootdown.
+    pub(crate) fn at_once(mut self, base_pages: u64) -> Self {
+        self.at_once = base_pages;
         self
     }
 
@@ -147,10 +156,12 @@ impl Setup {
 
     /// The machine before anybody has acted.
     pub(crate) fn machine(&self, bug: Option<Bug>) -> Machine {
-        let ledger = NonZeroU64::new(self.ledger).unwrap_or(NonZeroU64::MIN);
+        let number = |n| NonZeroU64::new(n).unwrap_or(NonZeroU64::MIN);
+        let ledger = Ledger::new(number(self.ledger), number(self.at_once));
         let mut machine = Machine::new(bug, self.cpus, self.spaces, ledger);
         machine.lazy = self.lazy;
         machine.patient = self.patient;
+        machine.owned = self.owned;
         machine.failures = self.failures;
         machine.channels = vec![Default::default(); self.channels];
         machine.defers = self
@@ -221,17 +232,21 @@ impl Move {
 
     /// So many base pages at a time.
     pub(crate) fn at_a_time(self, base_pages: u64) -> Self {
-        let base_pages = NonZeroU64::new(base_pages).unwrap_or(NonZeroU64::MIN);
         Self {
-            limit: Limit {
-                base_pages,
-                max_stall: None,
-            },
+            limit: at_a_time(base_pages),
             ..self
         }
     }
 
     pub(crate) fn role(self) -> Role {
         Role::Migrate(self)
+    }
+}
+
+/// So many base pages at a time.
+pub(crate) fn at_a_time(base_pages: u64) -> Limit {
+    Limit {
+        base_pages: NonZeroU64::new(base_pages).unwrap_or(NonZeroU64::MIN),
+        max_stall: None,
     }
 }

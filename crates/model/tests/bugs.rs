@@ -12,6 +12,28 @@ fn find(bug: Bug, orders: Orders) -> Option<Violation> {
     check(case, Some(bug), orders, &Arc::new(Progress::default())).violation
 }
 
+/// What is seen of a bug, one way or another.
+fn signs(bug: Bug) -> &'static [&'static str] {
+    const REACHED: &str = "by an old translation";
+    const LOST: &str = "a store is lost";
+    const FOREIGN: &str = "which was never stored there";
+    match bug {
+        Bug::SleepsOnLatch => &["deadlock"],
+        Bug::FaultTakesReference => &["only a fault that waits for it"],
+        Bug::CopierNotAwaited => &["after it was taken away"],
+        Bug::CopyBeforeShootdown | Bug::CopyUsedAgain | Bug::ReferenceDroppedInBetween => {
+            &[LOST, FOREIGN]
+        }
+        Bug::LastDescriptorOnly | Bug::RemainderLost => &[LOST, FOREIGN],
+        Bug::UnmappedWhileDeferred => &[LOST, FOREIGN, "is stored to while its pair waits"],
+        _ => &[REACHED],
+    }
+}
+
+fn fits(bug: Bug, what: &str) -> bool {
+    signs(bug).iter().any(|sign| what.contains(sign))
+}
+
 /// The order of the violation, made again from what is printed of it.
 fn again(bug: Bug, violation: &Violation) -> (Option<String>, String) {
     let seed: Seed = violation.seed.to_string().parse().unwrap();
@@ -29,6 +51,12 @@ fn each_is_found_among_all_orders() {
         let seen = (Some(violation.what.clone()), violation.timeline.to_string());
         assert_eq!(again(bug, &violation), seen, "{}", bug.name());
         assert!(violation.timeline.len() > 4, "{}", bug.name());
+        assert!(
+            fits(bug, &violation.what),
+            "{}: {}",
+            bug.name(),
+            violation.what
+        );
         // Without the bug nothing is wrong with that order.
         let case = Case::by_name(bug.case()).unwrap();
         assert_eq!(
@@ -51,6 +79,12 @@ fn each_is_found_by_chance() {
         let violation = found.unwrap_or_else(|| unreachable!("{} is not found", bug.name()));
         let seen = (Some(violation.what.clone()), violation.timeline.to_string());
         assert_eq!(again(bug, &violation), seen, "{}", bug.name());
+        assert!(
+            fits(bug, &violation.what),
+            "{}: {}",
+            bug.name(),
+            violation.what
+        );
     }
 }
 

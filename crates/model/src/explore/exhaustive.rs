@@ -31,6 +31,8 @@ pub(crate) struct Exhaustive {
     /// What sleeps at the node that comes next.
     sleeping: Vec<(ActorId, Touch)>,
     began: bool,
+    /// Whether a run did not repeat itself, so that nothing can be said of the search.
+    pub(crate) diverged: bool,
     /// Whether equal orders are told from each other, and all of them tried: only to test the search.
     naive: bool,
 }
@@ -113,7 +115,7 @@ impl Strategy for Exhaustive {
             picked,
         } = &self.path[self.depth]
         else {
-            // The run is not the one that it was: nothing can be said of it.
+            self.diverged = true;
             return None;
         };
         self.depth += 1;
@@ -132,7 +134,10 @@ impl Strategy for Exhaustive {
         }
         let chosen = match self.path[self.depth] {
             Node::Choose { chosen, .. } => chosen,
-            Node::Pick { .. } => 0,
+            Node::Pick { .. } => {
+                self.diverged = true;
+                0
+            }
         };
         self.depth += 1;
         chosen

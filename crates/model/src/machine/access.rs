@@ -65,13 +65,33 @@ impl Machine {
             Some(Pte::Present {
                 writable: false, ..
             }) if store => Access::Held,
-            Some(&Pte::Present { frame, writable }) => {
-                let entry = Translation { frame, writable };
-                let cpu = &mut self.cpus[place.cpu];
-                cpu.tlb.insert((place.space, place.page), entry);
-                self.users[place.space].insert(place.cpu);
+            Some(Pte::Present { .. }) => {
+                self.translate(place);
                 Access::Translated
             }
+        }
+    }
+
+    /// The CPU takes what the page table says, if the page is there.
+    pub(crate) fn translate(&mut self, place: Place) {
+        let pte = self.spaces[place.space].get(&place.page);
+        if let Some(&Pte::Present { frame, writable }) = pte {
+            let entry = Translation { frame, writable };
+            let cpu = &mut self.cpus[place.cpu];
+            cpu.tlb.insert((place.space, place.page), entry);
+            self.users[place.space].insert(place.cpu);
+        }
+    }
+
+    /// Nothing was mapped there, which is right where it is being replaced or is none of the space.
+    pub(crate) fn expect_absent(&mut self, place: Place) {
+        let object = self.objects.get(&place.page);
+        let is_mapped = object.is_some_and(|object| object.spaces.contains(&place.space));
+        if is_mapped && !self.replaced.contains(&place.page) {
+            let page = place.page;
+            self.violated(format!(
+                "page {page} is mapped nowhere, and a program wants it"
+            ));
         }
     }
 

@@ -8,7 +8,6 @@ mod flush;
 mod memory;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::num::NonZeroU64;
 
 use transhume_engine::{Folio, Generations, Ledger};
 
@@ -131,6 +130,10 @@ pub(crate) struct Machine {
     pub(crate) lazy: bool,
     /// Whether what is busy is tried again only when it may be free.
     pub(crate) patient: bool,
+    /// Whether folios have an owner.
+    pub(crate) owned: bool,
+    /// Pages of which one is taken away to map something else there.
+    pub(crate) replaced: BTreeSet<Page>,
     pub(crate) frames: Vec<Frame>,
     pub(crate) free: [Vec<FrameId>; TIERS],
     pub(crate) spaces: Vec<BTreeMap<Page, Pte>>,
@@ -171,6 +174,10 @@ pub(crate) struct Machine {
     pub(crate) read: BTreeMap<ActorId, Version>,
     /// How far each actor has come with each page that it was asked to move.
     pub(crate) trails: BTreeMap<(ActorId, Page), Trail>,
+    /// Whether no pair that was to trade places has stayed.
+    pub(crate) all_exchanged: bool,
+    /// Where pairs were when they were given up that have just been settled.
+    pub(crate) settled: BTreeMap<Page, transhume_engine::Place>,
     /// What the engine said of each request, by who made it.
     pub(crate) reports: Vec<(ActorId, transhume_engine::Report<crate::platform::Tier>)>,
     /// What was violated first.
@@ -178,12 +185,14 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(bug: Option<Bug>, cpus: usize, spaces: usize, ledger: NonZeroU64) -> Self {
+    pub(crate) fn new(bug: Option<Bug>, cpus: usize, spaces: usize, ledger: Ledger<Held>) -> Self {
         Self {
             bug,
             defers: false,
             lazy: false,
             patient: false,
+            owned: false,
+            replaced: BTreeSet::new(),
             frames: Vec::new(),
             free: Default::default(),
             spaces: vec![BTreeMap::new(); spaces],
@@ -198,7 +207,7 @@ impl Machine {
             objects: BTreeMap::new(),
             locks: BTreeMap::new(),
             latches: BTreeMap::new(),
-            ledger: Ledger::new(ledger, ledger),
+            ledger,
             channels: Vec::new(),
             lists: Vec::new(),
             splits_folios: true,
@@ -212,6 +221,8 @@ impl Machine {
             stores: BTreeMap::new(),
             read: BTreeMap::new(),
             trails: BTreeMap::new(),
+            all_exchanged: true,
+            settled: BTreeMap::new(),
             reports: Vec::new(),
             violation: None,
         }

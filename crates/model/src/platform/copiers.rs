@@ -4,7 +4,7 @@ use transhume_engine::{CopyAnswer, SwapAnswer};
 
 use super::{Held, Job};
 use crate::act::Act;
-use crate::actor::{Actor, locked};
+use crate::actor::Actor;
 use crate::bug::Bug;
 use crate::machine::{Descriptor, FrameId, Machine, Progress};
 
@@ -67,7 +67,7 @@ impl transhume_engine::Copier<Job> for Copier {
 }
 
 impl Copier {
-    /// Where a call may fail it may give up after the first word.
+    /// Where a call may fail it may give up before anything is copied.
     fn by_cpu(&self, job: &Job) -> CopyAnswer {
         if job.early {
             return CopyAnswer::Copied;
@@ -75,8 +75,11 @@ impl Copier {
         let Job { from, to, .. } = *job;
         let act = Act::Copy { from, to, word: 0 };
         let gives_up = self.actor.step(act, |step| {
-            step.machine.copy_word(from, to, 0);
-            step.fails()
+            let gives_up = step.fails();
+            if !gives_up {
+                step.machine.copy_word(from, to, 0);
+            }
+            gives_up
         });
         if gives_up == Some(true) {
             return CopyAnswer::Failed;
@@ -190,8 +193,6 @@ impl Machine {
 #[derive(Debug)]
 pub(crate) struct Swapper {
     pub(crate) actor: Actor,
-    /// Whether it leaves pairs untouched when a call may fail.
-    pub(crate) may_leave: bool,
 }
 
 /// A swap that a pair needs.
@@ -216,12 +217,16 @@ pub(super) fn swap_words(actor: &Actor, a: &Held, b: &Held) {
 fn swap_job(actor: &Actor, job: SwapJob) {
     let SwapJob { a, b, words } = job;
     for word in 0..words {
-        actor.step(Act::Swap { a, b, word }, |step| {
-            let frames = &mut step.machine.frames;
-            let (of_a, of_b) = (frames[a].words[word], frames[b].words[word]);
-            frames[a].words[word] = of_b;
-            frames[b].words[word] = of_a;
-        });
+        let act = Act::Swap { a, b, word };
+        actor.step(act, |step| step.machine.swap_word(a, b, word));
+    }
+}
+
+impl Machine {
+    fn swap_word(&mut self, a: FrameId, b: FrameId, word: usize) {
+        let (of_a, of_b) = (self.frames[a].words[word], self.frames[b].words[word]);
+        self.frames[a].words[word] = of_b;
+        self.frames[b].words[word] = of_a;
     }
 }
 
@@ -232,12 +237,15 @@ impl transhume_engine::Swapper<SwapJob> for Swapper {
 
     fn swap(&self, pairs: &[SwapJob], answers: &mut [SwapAnswer]) {
         for (job, answer) in pairs.iter().zip(answers) {
-            let chooser = &self.actor.chooser;
-            if self.may_leave && locked(chooser).choose(2) == 1 {
-                continue;
+            let frame = job.a;
+            // Where a call may fail it may leave a pair untouched.
+            let leaves = self
+                .actor
+                .step(Act::References { frame }, |step| step.fails());
+            if leaves != Some(true) {
+                swap_job(&self.actor, *job);
+                *answer = SwapAnswer::Swapped;
             }
-            swap_job(&self.actor, *job);
-            *answer = SwapAnswer::Swapped;
         }
     }
 }

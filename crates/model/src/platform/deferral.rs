@@ -4,10 +4,11 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use transhume_engine::{
-    Deferral, Entry, Failure, Folio, Generation, Parked, Settlement, Step as Stage, Waiting, Why,
-    settle,
+    Deferral, Entry, Failure, Folio, Generation, Outcome, Parked, Place, Settlement, Step as Stage,
+    Waiting, Why, settle,
 };
 
+use super::contract::expect_alive;
 use super::{Held, Migrator};
 use crate::act::Act;
 use crate::actor::Actor;
@@ -15,12 +16,14 @@ use crate::machine::{Holder, Pte};
 
 impl Deferral for Migrator {
     fn hold(&mut self, entries: &mut [Entry<Held>], _ahead: &[Folio]) {
+        expect_alive(&self.actor, entries, "hold");
+        self.calls.holds += 1;
         let mut spaces = Vec::new();
         for entry in &mut *entries {
             let page = entry.held.page;
-            for (n, &space) in entry.held.spaces.iter().enumerate() {
+            for &space in &entry.held.spaces {
                 let held = self.actor.step(Act::Protect { space, page }, |step| {
-                    if n == 0 && step.fails() {
+                    if step.fails() {
                         return false;
                     }
                     if let Some(Pte::Present { writable, .. }) =
@@ -43,6 +46,7 @@ impl Deferral for Migrator {
     }
 
     fn park(&mut self, entries: &mut [Entry<Held>]) {
+        expect_alive(&self.actor, entries, "park");
         for entry in entries {
             let held = &mut entry.held;
             let (page, Some(destination)) = (held.page, held.destination) else {
@@ -55,24 +59,26 @@ impl Deferral for Migrator {
                     return false;
                 }
                 let machine = &mut *step.machine;
+                machine.expect_lock(id, page, "parked");
                 machine.locks.insert(page, Holder::Ledger);
                 machine.trails.entry((id, page)).or_default().parked = true;
                 machine.pairs.insert(page, [source, destination]);
-                if machine.lazy {
-                    let pte = Pte::Present {
-                        frame: destination,
-                        writable: false,
-                    };
-                    for &space in spaces {
-                        machine.spaces[space].insert(page, pte);
-                    }
-                }
+                machine.expect_room();
                 true
             });
+            let lazy = self.actor.look(|machine| machine.lazy);
+            for &space in spaces.iter().filter(|_| lazy && parked == Some(true)) {
+                let frame = destination;
+                self.actor.step(Act::Remap { space, page, frame }, |step| {
+                    let writable = false;
+                    let pte = Pte::Present { frame, writable };
+                    step.machine.spaces[space].insert(page, pte);
+                });
+            }
             if parked == Some(false) {
                 entry.fail(Failure::new(Stage::Remap, Why::Again));
             } else {
-                held.ahead = self.actor.look(|machine| machine.lazy);
+                held.ahead = lazy;
             }
         }
     }
@@ -202,6 +208,11 @@ impl Migrator {
             .actor
             .change(|machine| machine.limits.insert(id, at_once.get()));
         self.settles = true;
+        self.actor.change(|machine| {
+            for folio in &named {
+                machine.settled.remove(&folio.page());
+            }
+        });
         let settled: Settlement = settle(self, &mut parked, at_once);
         self.settles = false;
         self.actor.change(|machine| match limit {
@@ -212,6 +223,14 @@ impl Migrator {
         self.actor.step(act, |step| {
             let mut told: Vec<Folio> = settled.outcomes.iter().map(|(folio, _)| *folio).collect();
             told.sort_unstable();
+            for (folio, outcome) in &settled.outcomes {
+                let moved = *outcome == Outcome::Moved;
+                let at = step.machine.settled.get(&folio.page());
+                if moved != (at == Some(&Place::Destination)) {
+                    let what = format!("{folio:?} is settled as {outcome:?}, and is at {at:?}");
+                    step.machine.violated(what);
+                }
+            }
             if told != named {
                 let what = format!("{named:?} were settled and {told:?} told of");
                 step.machine.violated(what);

@@ -1,6 +1,6 @@
 //! Two folios get each other's frames.
 
-use transhume_engine::{Entry, Exchange, Failure};
+use transhume_engine::{Entry, Exchange, Failure, Step as Stage};
 
 use super::copiers::{SwapJob, swap_words};
 use super::{Held, Migrator};
@@ -40,6 +40,8 @@ impl Exchange for Migrator {
     }
 
     fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), Failure> {
+        self.check_references(a, Stage::Copy)?;
+        self.check_references(b, Stage::Copy)?;
         swap_words(&self.actor, a, b);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The machine as the engine's platform: one step of an actor for each thing that others can see.
 
+mod contract;
 mod copiers;
 mod deferral;
 mod exchange;
@@ -11,6 +12,8 @@ use transhume_engine::{
     Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Step as Stage, Wait, Why,
 };
 
+pub(crate) use self::contract::Calls;
+use self::contract::expect_alive;
 pub(crate) use self::copiers::{Copier, Kind, Swapper};
 pub(crate) use self::deferral::SharedLedger;
 use self::owner::Latches;
@@ -65,16 +68,19 @@ pub(crate) struct Migrator {
     busy: Vec<Page>,
     /// Whether pairs are being settled, which are not what was asked for.
     settles: bool,
+    /// How often the engine called for what was.
+    pub(crate) calls: Calls,
 }
 
 impl Migrator {
-    /// One whose folios have an owner, if so.
-    pub(crate) fn new(actor: &Actor, owned: bool) -> Self {
+    pub(crate) fn new(actor: &Actor) -> Self {
+        let owned = actor.look(|machine| machine.owned);
         Self {
             actor: actor.clone(),
             owner: owned.then(|| Latches::new(actor)),
             busy: Vec::new(),
             settles: false,
+            calls: Calls::default(),
         }
     }
 
@@ -123,6 +129,7 @@ impl Migrator {
         for &space in &held.spaces {
             self.actor
                 .step(Act::Putback { space, page, frame }, |step| {
+                    step.machine.expect_lock(self.actor.id, page, "put back");
                     step.machine.pairs.remove(&page);
                     let pte = Pte::Present { frame, writable };
                     step.machine.spaces[space].insert(page, pte);
@@ -201,7 +208,7 @@ impl Platform for Migrator {
             }
             let machine = &mut *step.machine;
             let holder = machine.locks.get(&page).copied();
-            if holder == Some(Holder::Ledger) && machine.has(Bug::DestinationBecomesSource) {
+            if machine.has(Bug::DestinationBecomesSource) && machine.waits(page) {
                 machine.forget_pair(page);
             } else if holder.is_some() {
                 step.note(|| "busy".to_owned());
@@ -226,6 +233,7 @@ impl Platform for Migrator {
         let id = self.actor.id;
         loop {
             let locked = self.actor.step(Act::Lock { page }, |step| {
+                step.machine.expect_locks(id, 0, page);
                 step.machine.trails.insert((id, page), Trail::default());
                 if step.machine.waits(page) {
                     return None;
@@ -254,6 +262,7 @@ impl Platform for Migrator {
     }
 
     fn reserve(&mut self, entries: &mut [Entry<Held>], to: Tier, _wait: &Wait) {
+        expect_alive(&self.actor, entries, "reserve");
         for entry in entries {
             let page = entry.held.page;
             let source = entry.held.source;
@@ -289,7 +298,9 @@ impl Platform for Migrator {
         let id = self.actor.id;
         for (n, &space) in held.spaces.iter().enumerate() {
             let unmapped = self.actor.step(Act::Unmap { space, page }, |step| {
-                if n == 0 && step.fails() {
+                step.machine.expect_lock(id, page, "unmapped");
+                step.machine.expect_detached(id, page);
+                if step.fails() {
                     return false;
                 }
                 step.machine.cut_off(id, page);
@@ -297,6 +308,16 @@ impl Platform for Migrator {
                 true
             });
             if unmapped == Some(false) {
+                // It must be reachable as before.
+                for &space in &held.spaces[..n] {
+                    let act = Act::Unmap { space, page };
+                    self.actor.step(act, |step| {
+                        let writable = !step.machine.pairs.contains_key(&page);
+                        let frame = held.source;
+                        let pte = Pte::Present { frame, writable };
+                        step.machine.spaces[space].insert(page, pte);
+                    });
+                }
                 return Err(Failure::new(Stage::Unmap, Why::Again));
             }
         }
@@ -311,6 +332,8 @@ impl Platform for Migrator {
     }
 
     fn shootdown(&mut self, gather: Gather, entries: &mut [Entry<Held>]) {
+        expect_alive(&self.actor, entries, "shootdown");
+        self.calls.rounds += u64::from(!self.settles);
         let mut spaces = gather.spaces;
         spaces.sort_unstable();
         spaces.dedup();
@@ -368,6 +391,8 @@ impl Platform for Migrator {
     }
 
     fn remap(&mut self, entries: &mut [Entry<Held>]) {
+        expect_alive(&self.actor, entries, "remap");
+        let id = self.actor.id;
         if self.actor.look(|machine| machine.remap_flushes) {
             for _ in 0..self.rounds(entries) {
                 // Only the first address space is of pages that need this.
@@ -391,6 +416,7 @@ impl Platform for Migrator {
             for (n, &space) in held.spaces.iter().enumerate() {
                 let act = Act::Remap { space, page, frame };
                 let made = self.actor.step(act, |step| {
+                    step.machine.expect_lock(id, page, "mapped");
                     if n == 0 && step.fails() {
                         return false;
                     }
@@ -416,6 +442,9 @@ impl Platform for Migrator {
     }
 
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
+        if !self.settles {
+            self.calls.putbacks += entries.len() as u64;
+        }
         for entry in entries {
             let held = &mut entry.held;
             let page = held.page;
@@ -451,8 +480,12 @@ impl Platform for Migrator {
             }
             let (id, settles) = (self.actor.id, self.settles);
             self.actor.step(Act::Unlock { page }, |step| {
+                step.machine.expect_lock(id, page, "unlocked");
+                step.machine.expect_attached(id, page);
                 step.machine.locks.remove(&page);
-                if !settles {
+                if settles {
+                    step.machine.settled.insert(page, at);
+                } else {
                     let trail = step.machine.trails.entry((id, page)).or_default();
                     trail.released = Some(at);
                 }
@@ -506,7 +539,7 @@ impl Machine {
         }
     }
 
-    fn base_pages(&self, page: Page) -> u64 {
+    pub(super) fn base_pages(&self, page: Page) -> u64 {
         let object = self.objects.get(&page);
         object.map_or(0, |object| object.folio.base_pages())
     }

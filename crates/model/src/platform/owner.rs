@@ -52,13 +52,18 @@ impl FolioOwner for Latches {
     }
 
     fn detach(&self, folio: Folio, _alone: &Alone) -> Result<(), Refused> {
+        let (id, page) = (self.actor.id, folio.page());
+        self.actor
+            .change(|machine| machine.expect_locks(id, 1, page));
         self.wait_for(folio);
         Ok(())
     }
 
     fn attach(&self, folio: Folio, _at: Place) {
         let page = folio.page();
+        let id = self.actor.id;
         self.actor.step(Act::Unlatch { page }, |step| {
+            step.machine.expect_reachable(id, page);
             step.machine.latches.remove(&page);
         });
     }

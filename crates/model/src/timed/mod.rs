@@ -329,10 +329,10 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
             world.begin_request(pages.len());
             set_up.get_or_insert(world.now());
         }
-        request.act(&actor, false);
+        request.act(&actor);
     }
     if plan.deferred.is_some() {
-        Role::Settle { times: 1 }.act(&actor, false);
+        Role::Settle { times: 1 }.act(&actor);
     }
     let world = locked(&run).timed.take();
     let shootdowns = locked(&run).machine.flushes.len() as u64;
