@@ -113,4 +113,13 @@ impl Machine {
         }
         self.generations.has_flushed(since)
     }
+
+    /// Takes all interrupts, when there is nobody else to do it.
+    pub(crate) fn interrupt_all(&mut self) {
+        for cpu in 0..self.cpus.len() {
+            while !self.cpus[cpu].inbox.is_empty() {
+                self.interrupt(cpu);
+            }
+        }
+    }
 }

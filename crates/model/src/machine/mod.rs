@@ -251,6 +251,46 @@ impl Machine {
         object.is_some_and(|object| self.ledger.contains(object.folio))
     }
 
+    /// How many base pages the folio of this page has.
+    pub(crate) fn base_pages(&self, page: Page) -> u64 {
+        let object = self.objects.get(&page);
+        object.map_or(0, |object| object.folio.base_pages())
+    }
+
+    /// One more page is cut off by this actor.
+    pub(crate) fn cut_off(&mut self, actor: ActorId, page: Page) {
+        let base_pages = self.base_pages(page);
+        let cut = self.cut_off.entry(actor).or_default();
+        if cut.pages.insert(page) {
+            cut.base_pages += base_pages;
+        }
+        let (sum, count) = (cut.base_pages, cut.pages.len());
+        let limit = self.limits.get(&actor).copied().unwrap_or(u64::MAX);
+        if sum > limit && count > 1 {
+            let what = format!("{sum} base pages are cut off at once, and {limit} may be");
+            self.violated(what);
+        }
+    }
+
+    /// It is not cut off any more.
+    pub(crate) fn reachable(&mut self, actor: ActorId, page: Page) {
+        let base_pages = self.base_pages(page);
+        if let Some(cut) = self.cut_off.get_mut(&actor)
+            && cut.pages.remove(&page)
+        {
+            cut.base_pages -= base_pages;
+        }
+    }
+
+    /// What the bug does that knows of a page only where it is going.
+    pub(crate) fn forget_pair(&mut self, page: Page) {
+        let folio = self.objects[&page].folio;
+        drop(self.ledger.take(|other| other == folio));
+        if let Some([source, _]) = self.pairs.remove(&page) {
+            self.free(source);
+        }
+    }
+
     /// The frame in which the page is, by a page table that maps it.
     pub(crate) fn frame_of(&self, page: Page) -> Option<FrameId> {
         let mut ptes = self.spaces.iter().filter_map(|table| table.get(&page));

@@ -140,14 +140,7 @@ impl Migrator {
     /// The folio is not cut off any more.
     fn reachable(&self, page: Page) {
         let id = self.actor.id;
-        self.actor.change(|machine| {
-            let base_pages = machine.base_pages(page);
-            if let Some(cut) = machine.cut_off.get_mut(&id)
-                && cut.pages.remove(&page)
-            {
-                cut.base_pages -= base_pages;
-            }
-        });
+        self.actor.change(|machine| machine.reachable(id, page));
     }
 
     fn free(&self, frame: FrameId) {
@@ -525,46 +518,6 @@ impl Migrator {
         match referred {
             Some(true) => Err(Failure::new(stage, Why::Pinned)),
             _ => Ok(()),
-        }
-    }
-}
-
-impl Machine {
-    /// Takes all interrupts, when there is nobody else to do it.
-    pub(crate) fn interrupt_all(&mut self) {
-        for cpu in 0..self.cpus.len() {
-            while !self.cpus[cpu].inbox.is_empty() {
-                self.interrupt(cpu);
-            }
-        }
-    }
-
-    pub(super) fn base_pages(&self, page: Page) -> u64 {
-        let object = self.objects.get(&page);
-        object.map_or(0, |object| object.folio.base_pages())
-    }
-
-    /// One more page is cut off by this actor.
-    fn cut_off(&mut self, actor: usize, page: Page) {
-        let base_pages = self.base_pages(page);
-        let cut = self.cut_off.entry(actor).or_default();
-        if cut.pages.insert(page) {
-            cut.base_pages += base_pages;
-        }
-        let (sum, count) = (cut.base_pages, cut.pages.len());
-        let limit = self.limits.get(&actor).copied().unwrap_or(u64::MAX);
-        if sum > limit && count > 1 {
-            let what = format!("{sum} base pages are cut off at once, and {limit} may be");
-            self.violated(what);
-        }
-    }
-
-    /// What the bug does that knows of a page only where it is going.
-    fn forget_pair(&mut self, page: Page) {
-        let folio = self.objects[&page].folio;
-        drop(self.ledger.take(|other| other == folio));
-        if let Some([source, _]) = self.pairs.remove(&page) {
-            self.free(source);
         }
     }
 }
