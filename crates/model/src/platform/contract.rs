@@ -47,11 +47,11 @@ impl Machine {
         }
     }
 
-    /// What has an owner is cut off only when that has let go of it.
+    /// What has an owner is cut off, and switched, only when that has let go of it.
     pub(super) fn expect_detached(&mut self, actor: ActorId, page: Page) {
         if self.owned && self.latches.get(&page) != Some(&actor) {
             self.violated(format!(
-                "page {page} is cut off, and its owner was not asked"
+                "page {page} is cut off or switched, and its owner was not asked"
             ));
         }
     }

@@ -410,6 +410,7 @@ impl Platform for Migrator {
                 let act = Act::Remap { space, page, frame };
                 let made = self.actor.step(act, |step| {
                     step.machine.expect_lock(id, page, "mapped");
+                    step.machine.expect_detached(id, page);
                     if n == 0 && step.fails() {
                         return false;
                     }
