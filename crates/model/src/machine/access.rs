@@ -99,7 +99,7 @@ impl Machine {
         let version = self.fresh(actor);
         self.frames[entry.frame].words[place.word] = version;
         self.record_store(place.page, place.word, version);
-        if let Some([source, destination]) = self.pairs.get(&place.page).copied() {
+        if let Some([source, destination]) = self.pairs.get(place.page) {
             self.violated(format!(
                 "page {} is stored to while its pair waits in frames {source} and {destination}",
                 place.page

@@ -45,7 +45,7 @@ impl Machine {
         words: usize,
     ) {
         let frame = self.add_frame(tier, words);
-        self.free[tier].retain(|free| *free != frame);
+        self.free[tier].pop();
         self.fill(folio, frame, spaces, 0);
     }
 
@@ -97,8 +97,7 @@ impl Machine {
                 break;
             }
         }
-        let waits = self.pairs.iter().find(|(_, pair)| pair.contains(&frame));
-        if let Some((page, _)) = waits {
+        if let Some(page) = self.pairs.of_frame(frame) {
             let what = format!("frame {frame} is freed while the pair of page {page} waits");
             self.violated(what);
         }

@@ -6,6 +6,7 @@
 mod access;
 mod flush;
 mod memory;
+mod pairs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,6 +15,7 @@ use transhume_engine::{Folio, Generations, Ledger};
 pub(crate) use self::access::{Access, Place};
 pub(crate) use self::flush::{Flush, Wrapping};
 pub(crate) use self::memory::{Frame, POISON};
+pub(crate) use self::pairs::Pairs;
 use crate::bug::Bug;
 use crate::platform::Held;
 
@@ -164,8 +166,8 @@ pub(crate) struct Machine {
     /// Base pages that each actor has cut off now, and may.
     pub(crate) cut_off: BTreeMap<ActorId, CutOff>,
     pub(crate) limits: BTreeMap<ActorId, u64>,
-    /// The frames that wait in pairs, by page: source and destination.
-    pub(crate) pairs: BTreeMap<Page, [FrameId; 2]>,
+    /// The frames that wait in pairs.
+    pub(crate) pairs: Pairs,
     /// Frames that the last attempt left, for the bug that uses a copy again.
     pub(crate) stale_copies: BTreeMap<Page, FrameId>,
     /// How many steps each actor has stored in.
@@ -216,7 +218,7 @@ impl Machine {
             failures: 0,
             cut_off: BTreeMap::new(),
             limits: BTreeMap::new(),
-            pairs: BTreeMap::new(),
+            pairs: Pairs::default(),
             stale_copies: BTreeMap::new(),
             stores: BTreeMap::new(),
             read: BTreeMap::new(),
@@ -286,7 +288,7 @@ impl Machine {
     pub(crate) fn forget_pair(&mut self, page: Page) {
         let folio = self.objects[&page].folio;
         drop(self.ledger.take(|other| other == folio));
-        if let Some([source, _]) = self.pairs.remove(&page) {
+        if let Some([source, _]) = self.pairs.remove(page) {
             self.free(source);
         }
     }

@@ -82,7 +82,7 @@ impl Machine {
 
     /// No more waits than may.
     pub(super) fn expect_room(&mut self) {
-        let waits: u64 = self.pairs.keys().map(|page| self.base_pages(*page)).sum();
+        let waits = self.pairs.base_pages();
         let limit = self.ledger.limit().get();
         if waits > limit {
             self.violated(format!("pairs of {waits} base pages wait, and {limit} may"));

@@ -1,11 +1,12 @@
 //! Pairs whose switch waits, in a ledger that several actors share.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use transhume_engine::{
-    Deferral, Entry, Failure, Folio, Generation, Outcome, Parked, Place, Settlement, Step as Stage,
-    Waiting, Why, settle,
+    Deferral, Entry, Failure, Folio, Generation, Ledger, Outcome, Parked, Place, Settlement,
+    Step as Stage, Waiting, Why, settle,
 };
 
 use super::contract::expect_alive;
@@ -62,7 +63,10 @@ impl Deferral for Migrator {
                 machine.expect_lock(id, page, "parked");
                 machine.locks.insert(page, Holder::Ledger);
                 machine.trails.entry((id, page)).or_default().parked = true;
-                machine.pairs.insert(page, [source, destination]);
+                let base_pages = machine.base_pages(page);
+                machine
+                    .pairs
+                    .insert(page, [source, destination], base_pages);
                 machine.expect_room();
                 true
             });
@@ -178,16 +182,28 @@ impl Waiting<Migrator> for SharedLedger {
 impl Migrator {
     /// Settles the pairs of these folios, if they wait.
     pub(crate) fn settle_all_of(&mut self, folios: &[Folio]) {
-        if self.actor.look(|machine| machine.defers) {
-            self.settle_those(|folio| folios.contains(&folio));
+        if !self.actor.look(|machine| machine.defers) {
+            return;
         }
+        self.settle_taken(|ledger| {
+            let waits = |folio: &&Folio| ledger.contains(**folio);
+            let these: BTreeSet<Folio> = folios.iter().filter(waits).copied().collect();
+            if these.is_empty() {
+                return Parked::default();
+            }
+            ledger.take(|folio| these.contains(&folio))
+        });
     }
 
     /// Settles the pairs of which `which` says so; says whether there was one.
     pub(crate) fn settle_those(&mut self, which: impl FnMut(Folio) -> bool) -> bool {
+        self.settle_taken(|ledger| ledger.take(which))
+    }
+
+    fn settle_taken(&mut self, take: impl FnOnce(&mut Ledger<Held>) -> Parked<Held>) -> bool {
         let act = Act::Ledger { what: "takes out" };
         let taken = self.actor.step(act, |step| {
-            let parked = step.machine.ledger.take(which);
+            let parked = take(&mut step.machine.ledger);
             step.note(|| format!("{} pairs", parked.len()));
             (parked, step.machine.ledger.at_once())
         });

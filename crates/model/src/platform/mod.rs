@@ -130,7 +130,7 @@ impl Migrator {
             self.actor
                 .step(Act::Putback { space, page, frame }, |step| {
                     step.machine.expect_lock(self.actor.id, page, "put back");
-                    step.machine.pairs.remove(&page);
+                    step.machine.pairs.remove(page);
                     let pte = Pte::Present { frame, writable };
                     step.machine.spaces[space].insert(page, pte);
                 });
@@ -305,7 +305,7 @@ impl Platform for Migrator {
                 for &space in &held.spaces[..n] {
                     let act = Act::Unmap { space, page };
                     self.actor.step(act, |step| {
-                        let writable = !step.machine.pairs.contains_key(&page);
+                        let writable = step.machine.pairs.get(page).is_none();
                         let frame = held.source;
                         let pte = Pte::Present { frame, writable };
                         step.machine.spaces[space].insert(page, pte);
@@ -418,7 +418,7 @@ impl Platform for Migrator {
                         frame,
                         writable: true,
                     };
-                    step.machine.pairs.remove(&page);
+                    step.machine.pairs.remove(page);
                     step.machine.spaces[space].insert(page, pte);
                     true
                 });
