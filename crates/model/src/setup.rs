@@ -1,5 +1,6 @@
 //! A scene: what there is on the machine, and who acts on it.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use transhume_engine::{Folio, Ledger, Limit, Mode, Order};
@@ -15,7 +16,8 @@ pub(crate) struct Setup {
     cpus: usize,
     spaces: usize,
     words: usize,
-    folios: Vec<(Page, u8, usize, Vec<SpaceId>)>,
+    /// Their orders, tiers and address spaces.
+    folios: BTreeMap<Page, (u8, usize, Vec<SpaceId>)>,
     /// Free frames of base pages, by tier.
     free: Vec<usize>,
     lazy: bool,
@@ -35,7 +37,7 @@ impl Setup {
     /// frame in tier 1 for each of them.
     pub(crate) fn new(pages: usize, words: usize) -> Self {
         let folios = (0..pages as Page)
-            .map(|page| (page, 0, 0, vec![0]))
+            .map(|page| (page, (0, 0, vec![0])))
             .collect();
         Self {
             cpus: 0,
@@ -57,11 +59,10 @@ impl Setup {
 
     /// Adds a folio in a tier, mapped by some address spaces.
     pub(crate) fn folio(mut self, page: Page, order: u8, tier: usize, spaces: &[SpaceId]) -> Self {
-        self.folios.retain(|(other, ..)| *other != page);
         self.spaces = self
             .spaces
             .max(spaces.iter().map(|space| space + 1).max().unwrap_or(0));
-        self.folios.push((page, order, tier, spaces.to_vec()));
+        self.folios.insert(page, (order, tier, spaces.to_vec()));
         self
     }
 
@@ -168,7 +169,7 @@ impl Setup {
             .roles
             .iter()
             .any(|role| matches!(role, Role::Migrate(Move { deferred: true, .. })));
-        for (page, order, tier, spaces) in &self.folios {
+        for (page, (order, tier, spaces)) in &self.folios {
             let order = Order::new(*order).unwrap_or_default();
             if let Ok(folio) = Folio::new(*page, order) {
                 let words = self.words_of(folio);
@@ -179,7 +180,8 @@ impl Setup {
             machine.add_frame(tier, self.words);
         }
         // Folios of other orders get a frame each, in every tier where there are free ones.
-        for (page, order, tier, _) in self.folios.iter().filter(|(_, order, ..)| *order > 0) {
+        let larger = self.folios.iter().filter(|(_, (order, ..))| *order > 0);
+        for (page, (order, tier, _)) in larger {
             let order = Order::new(*order).unwrap_or_default();
             if let Ok(folio) = Folio::new(*page, order) {
                 machine.add_frame(1 - tier.min(&1), self.words_of(folio));
