@@ -86,7 +86,7 @@ pub(crate) enum Act {
     Device { channel: usize },
     /// Waits for the device.
     AwaitCopies { list: usize },
-    /// Takes the copier in use, or gives it back.
+    /// Takes the copier in use.
     TakeCopier,
     /// Gives it back.
     LeaveCopier { copier: usize },

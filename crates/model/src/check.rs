@@ -76,12 +76,13 @@ impl Progress {
 pub fn check(case: &Case, bug: Option<Bug>, orders: Orders, progress: &Arc<Progress>) -> Verdict {
     match orders {
         Orders::Exhaustive => {
+            let setup = (case.small)();
             let strategy = recorded(Exhaustive::default());
-            let tally = explore((case.small)(), bug, &strategy, progress);
+            let tally = explore(setup.clone(), bug, &strategy, progress);
             let strategy = locked(&strategy);
             let decisions = strategy.decisions.clone();
             let seed = Seed::Decisions(Written(decisions.clone()));
-            let mut verdict = verdict(tally, decisions, &(case.small)(), bug, seed);
+            let mut verdict = verdict(tally, decisions, &setup, bug, seed);
             verdict.complete &= !strategy.inner.diverged;
             verdict
         }
@@ -250,14 +251,15 @@ pub(crate) fn run<S: Strategy + 'static>(
         let watched = locked(&tally).watched;
         let run: Shared = Arc::new(Mutex::new(Run::new(setup.machine(bug), &roles, watched)));
         *locked(&stage) = Some(Arc::clone(&run));
+        let actor = |id| Actor {
+            run: Arc::clone(&run),
+            chooser: Arc::clone(&chooser),
+            id,
+        };
         let tasks: Vec<_> = (1..)
             .zip(roles)
             .map(|(id, role)| {
-                let actor = Actor {
-                    run: Arc::clone(&run),
-                    chooser: Arc::clone(&chooser),
-                    id,
-                };
+                let actor = actor(id);
                 thread::spawn(move || role.act(&actor))
             })
             .collect();
@@ -268,11 +270,7 @@ pub(crate) fn run<S: Strategy + 'static>(
         for (task, _) in working {
             let _ = task.join();
         }
-        let of_stage = Actor {
-            run: Arc::clone(&run),
-            chooser: Arc::clone(&chooser),
-            id: STAGE,
-        };
+        let of_stage = actor(STAGE);
         if !of_stage.is_over() {
             judge(&of_stage, setup.moves_all);
         }
