@@ -14,16 +14,13 @@ impl Machine {
         report: &Report<Tier>,
         calls: Calls,
     ) {
-        let told = report.folios().count();
-        if told != named {
-            self.violated(format!("{named} folios were named and {told} are reported"));
-        }
         let counted = Calls {
             rounds: report.counts.rounds,
             holds: report.counts.holds,
             putbacks: report.counts.putbacks,
         };
-        self.compare_calls(counted, calls);
+        let told = report.folios().count();
+        self.compare_counts(named, told, counted, calls);
         for folio in report.folios() {
             let trail = self.trail(actor, folio.folio);
             let right = match folio.outcome {
@@ -47,16 +44,13 @@ impl Machine {
         report: &ExchangeReport,
         calls: Calls,
     ) {
-        let told = report.pairs().count();
-        if told != named {
-            self.violated(format!("{named} pairs were named and {told} are reported"));
-        }
         let counted = Calls {
             rounds: report.counts.rounds,
             holds: 0,
             putbacks: report.counts.putbacks,
         };
-        self.compare_calls(counted, calls);
+        let told = report.pairs().count();
+        self.compare_counts(named, told, counted, calls);
         self.all_exchanged &= report.exchanged() == told;
         for pair in report.pairs() {
             let ends = [pair.a, pair.b].map(|folio| self.trail(actor, folio).released);
@@ -71,7 +65,11 @@ impl Machine {
         }
     }
 
-    fn compare_calls(&mut self, counted: Calls, calls: Calls) {
+    /// As many are told of as were named, and as much is counted as was called.
+    fn compare_counts(&mut self, named: usize, told: usize, counted: Calls, calls: Calls) {
+        if told != named {
+            self.violated(format!("{named} were named and {told} are reported"));
+        }
         if counted != calls {
             self.violated(format!("{counted:?} are counted, and there were {calls:?}"));
         }
