@@ -56,6 +56,10 @@ impl Seen {
     pub(crate) fn operations(&self) -> u64 {
         self.loads.max(self.stores)
     }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.operations() as f64 / self.time.as_secs_f64().max(1e-9)
+    }
 }
 
 /// From a nanosecond to a minute, to three digits.
@@ -132,8 +136,9 @@ impl Workload {
     pub(crate) fn take(&self) -> Seen {
         self.arrived.store(0, Ordering::Relaxed);
         self.window.fetch_add(1, Ordering::Release);
+        // Asleep the caller would come late, and the threads be at work alone meanwhile.
         while self.arrived.load(Ordering::Acquire) < self.threads {
-            std::thread::sleep(Duration::from_micros(50));
+            std::thread::yield_now();
         }
         let mut sum = Seen::nothing();
         for seen in self
@@ -150,6 +155,16 @@ impl Workload {
             let _ = sum.stalls.add(&seen.stalls);
         }
         sum
+    }
+
+    /// What the threads see in a time in which nobody else does anything, while the caller keeps its CPU awake.
+    pub(crate) fn for_a_while(&self, time: Duration) -> Seen {
+        self.take();
+        let began = Instant::now();
+        while began.elapsed() < time {
+            std::hint::spin_loop();
+        }
+        self.take()
     }
 
     /// Lets the threads sleep while `work` is done.

@@ -5,18 +5,9 @@ use transhume_copy::{SharedCopier, by_name};
 use transhume_region::{Mode, Neighbours, Options, PageSize, Region};
 
 use super::cell::{Cell, Group, Way};
+use super::requests::Done;
 use super::row::Row;
 use crate::error::CliError;
-
-/// What one request did.
-pub(super) struct Done {
-    /// Pages that arrived.
-    pub(super) arrived: u64,
-    pub(super) stayed: u64,
-    /// Why the first of them did.
-    pub(super) why: Option<String>,
-    pub(super) first_folio: Option<std::time::Duration>,
-}
 
 /// Few pairs and many: in place by each swapper, and the long way by the copier asked for and by the
 /// others, of which the best one counts.

@@ -1,15 +1,15 @@
 //! Variants take turns on one region, under an application.
 
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use transhume_copy::RawArea;
-use transhume_region::{BuildError, Mechanism, Options, PageSize, Pages, Region, Tier};
+use transhume_region::{BuildError, Mechanism, PageSize, Region, Tier};
 
 use super::cell::{Cell, Group, Way};
 use super::counters::Counters;
 use super::cpus::Cpus;
 use super::exchange;
+use super::requests::Requests;
 use super::row::{Row, Stalls};
 use crate::args::{Backing, Bench};
 use crate::context::Context;
@@ -49,6 +49,8 @@ struct Run {
     stayed: u64,
     /// Why the first of them did.
     stayed_why: Option<String>,
+    /// The application while nothing moves, and while it does.
+    alone: Seen,
     seen: Seen,
 }
 
@@ -250,74 +252,33 @@ fn one_run(
     let raw = rate();
     // In a migration the application waits some of the time, so the limit is between the two.
     let raw_alone = load.while_paused(rate);
+    let mut requests = Requests::new(group, cell, region);
+    // The first finds cold what the others find warm.
+    requests.make()?;
+    let alone = load.for_a_while(run_time / 4);
 
-    // All of a batch, of either side.
-    let limit = cell.way.sides() * cell.batch * group.page_size.bytes();
-    let limit = NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN);
-    let options = Options::new()
-        .limit_bytes(limit)
-        .copier(cell.copier.clone())
-        .neighbours(cell.neighbours);
-    let (mut pages, mut requests, mut stayed) = (0, 0, 0);
+    let (mut pages, mut made, mut stayed) = (0, 0, 0);
     let mut stayed_why = None;
     let mut first = Vec::new();
-    let mut at = 0;
-    let wanted = |at: usize| -> Pages {
-        match cell.stride {
-            1 => (at..at + cell.request).into(),
-            stride => {
-                let all = (at..region.pages()).step_by(stride).take(cell.request);
-                all.collect::<Vec<_>>().into()
-            }
-        }
-    };
-    load.take();
     let fresh_before = region.usage().fresh_frames;
     let counts_before = counters.read();
+    // While counters are read the application is not disturbed, which takes as long as many migrations.
+    load.take();
     let began = Instant::now();
     while began.elapsed() < run_time {
-        if at + cell.request * cell.stride > region.pages() / cell.way.sides() {
-            at = 0;
-        }
-        let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
-        if group.is_of_pairs() {
-            let done = exchange::trade(region, &cell.way, at, cell.request, &options);
-            let done = done.map_err(refused)?;
-            at += cell.request;
-            requests += 1;
-            pages += done.arrived;
-            stayed += done.stayed;
-            stayed_why = stayed_why.or(done.why);
-            first.extend(done.first_folio.map(|first| first.as_secs_f64() * 1e6));
-            continue;
-        }
-        let tier = if region.tier_of(at).map_err(refused)? == "near" {
-            "far"
-        } else {
-            "near"
-        };
-        let report = region
-            .migrate(wanted(at), tier, &options)
-            .map_err(refused)?;
-        at += cell.request * cell.stride;
-        requests += 1;
-        pages += report.moved() as u64;
-        stayed += report.stayed().count() as u64;
-        if let (None, Some((_, failure))) = (&stayed_why, report.stayed().next()) {
-            stayed_why = Some(failure.to_string());
-        }
-        first.extend(
-            report
-                .times
-                .first_folio
-                .map(|first| first.as_secs_f64() * 1e6),
-        );
+        let done = requests.make()?;
+        made += 1;
+        pages += done.arrived;
+        stayed += done.stayed;
+        stayed_why = stayed_why.or(done.why);
+        first.extend(done.first_folio.map(|first| first.as_secs_f64() * 1e6));
     }
     let seconds = began.elapsed().as_secs_f64();
+    let seen = load.take();
     let counts = counters.since(counts_before);
     Ok(Run {
         pages,
-        requests,
+        requests: made,
         seconds,
         raw,
         raw_alone,
@@ -327,7 +288,8 @@ fn one_run(
         fresh: region.usage().fresh_frames - fresh_before,
         stayed,
         stayed_why,
-        seen: load.take(),
+        alone,
+        seen,
     })
 }
 
@@ -389,7 +351,8 @@ fn row(
         shootdowns_per_page: maybe(&|run| Some(run.shootdowns? as f64 / run.pages as f64)),
         shootdown_counter: counter.map(str::to_owned),
         ipis_received: maybe(&|run| Some(run.ipis? as f64)),
-        app_ops_per_s: each(&|run| run.seen.operations() as f64 / run.seen.time.as_secs_f64()),
+        app_alone_ops_per_s: each(&|run| run.alone.per_second()),
+        app_ops_per_s: each(&|run| run.seen.per_second()),
         stall_us: Stalls {
             p50: stall(0.5),
             p99: stall(0.99),

@@ -9,6 +9,7 @@ mod exchange;
 mod group;
 mod moving;
 mod plan;
+mod requests;
 mod row;
 mod show;
 mod summary;

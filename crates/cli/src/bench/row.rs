@@ -52,9 +52,11 @@ pub(crate) struct Row {
     pub(crate) shootdowns_per_page: Option<f64>,
     pub(crate) shootdown_counter: Option<String>,
     pub(crate) ipis_received: Option<f64>,
+    /// The application's operations while nothing moves, and while it does.
+    pub(crate) app_alone_ops_per_s: f64,
     pub(crate) app_ops_per_s: f64,
     pub(crate) stall_us: Stalls,
-    /// From the beginning of a request to its first page at the destination.
+    /// From the beginning of a request to its first page at the destination, where another went before it.
     pub(crate) first_folio_us: f64,
     /// A whole request.
     pub(crate) request_us: f64,

@@ -79,6 +79,9 @@ fn columns(table: Table, rows: &[Row]) -> Vec<Column> {
     columns.push(column("app\nMops/s", 4, &|row| {
         format!("{:.2}", row.app_ops_per_s / 1e6)
     }));
+    columns.push(column("alone\nMops/s", 8, &|row| {
+        format!("{:.2}", row.app_alone_ops_per_s / 1e6)
+    }));
     columns.push(column("stall us\np50", 9, &|row| {
         format!("{:.2}", row.stall_us.p50)
     }));
