@@ -114,6 +114,12 @@ impl Migrator {
         })
     }
 
+    /// Whether a folio of so many base pages is flushed as soon as it is unmapped: those after it in the batch are
+    /// still mapped then.
+    fn is_flushed_alone(&self, base_pages: u64) -> bool {
+        base_pages >= 512 && self.actor.look(|machine| machine.flushes_per_table)
+    }
+
     /// How many shootdowns it takes to flush these, which are in order.
     fn rounds(&self, entries: &[Entry<Held>]) -> usize {
         if !self.actor.look(|machine| machine.flushes_per_table) {
@@ -282,7 +288,7 @@ impl Platform for Migrator {
 
     fn unmap(
         &mut self,
-        _folio: Folio,
+        folio: Folio,
         held: &mut Held,
         gather: &mut Gather,
         _wait: &Wait,
@@ -315,6 +321,9 @@ impl Platform for Migrator {
             }
         }
         gather.spaces.extend(&held.spaces);
+        if self.is_flushed_alone(folio.base_pages()) {
+            self.flush(&held.spaces);
+        }
         if self
             .actor
             .look(|machine| machine.has(Bug::FreedBeforeFlush))
@@ -343,8 +352,11 @@ impl Platform for Migrator {
                 entry.held.early = true;
             }
         }
-        for _ in 0..self.rounds(entries) {
-            self.flush(&spaces);
+        let alone = |entry: &Entry<Held>| self.is_flushed_alone(entry.folio().base_pages());
+        if !entries.iter().all(alone) {
+            for _ in 0..self.rounds(entries) {
+                self.flush(&spaces);
+            }
         }
         for entry in entries {
             let frame = entry.held.source;

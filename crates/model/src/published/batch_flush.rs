@@ -44,6 +44,7 @@ pub(super) fn machine() -> Published {
         copier: CopyBy::Cpu,
         deferred: None,
         exchange: false,
+        rounds: 1,
     };
     let cell = |figure, published| {
         let what = "4 KiB, 512 a batch against one at a time";

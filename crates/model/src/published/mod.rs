@@ -212,6 +212,7 @@ fn alone(folios: usize, order: u8, copier: CopyBy) -> Plan {
         copier,
         deferred: None,
         exchange: false,
+        rounds: 1,
     }
 }
 

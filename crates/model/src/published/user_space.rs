@@ -81,6 +81,7 @@ pub(super) fn machine() -> Published {
         copier: CopyBy::Cpu,
         deferred: None,
         exchange: false,
+        rounds: 1,
     };
     let mut cells = Vec::new();
     // Pages a batch, pages/s, shootdowns a page, M accesses/s, longest stall, and what was lost for a page.

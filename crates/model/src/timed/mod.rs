@@ -53,6 +53,8 @@ pub struct Plan {
     pub programs: usize,
     /// Folios that programs use; all of them move, one request after the other.
     pub folios: usize,
+    /// How often they all move: there, back again, and so on, with nothing in between.
+    pub rounds: usize,
     /// Folios of a request.
     pub request: usize,
     /// Their order: 0 is 4 KiB, 9 is 2 MiB.
@@ -84,7 +86,7 @@ pub enum BadPlan {
         max = MOST_BASE_PAGES / (.1 / 4))]
     Folios(usize, u64),
     /// Requests and batches have something in them.
-    #[error("a request or a batch of no pages")]
+    #[error("a request or a batch of no pages, or no round of them")]
     Nothing,
     /// So many cannot copy.
     #[error("{0} threads, and there are {1} CPUs")]
@@ -122,7 +124,7 @@ impl Plan {
         if !(1..=most).contains(&(folios as u64)) {
             return Err(BadPlan::Folios(self.folios, self.folio_bytes() >> 10));
         }
-        if self.batch == 0 || self.request == 0 || self.deferred == Some(0) {
+        if self.batch == 0 || self.request == 0 || self.rounds == 0 || self.deferred == Some(0) {
             return Err(BadPlan::Nothing);
         }
         let by_device = matches!(self.copier, CopyBy::Channels(_));
@@ -284,7 +286,12 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
         max_stall: None,
     };
     let partner = |page: &Page| (*page, page + plan.folios as Page * base_pages);
-    let requests = pages.chunks(plan.request).map(|pages| {
+    let rounds = (0..plan.rounds).flat_map(|round| {
+        let chunks = pages.chunks(plan.request);
+        chunks.map(move |pages| (1 - round % 2, pages))
+    });
+    let rounds: Vec<(usize, &[Page])> = rounds.collect();
+    let requests = rounds.iter().map(|&(to, pages)| {
         if plan.exchange {
             return Role::Exchange {
                 pairs: pages.iter().map(partner).collect(),
@@ -294,7 +301,7 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
         }
         Role::Migrate(Move {
             pages: pages.to_vec(),
-            to: 1,
+            to,
             mode: Mode::Async,
             limit,
             copier: if plan.channels() == 0 {
@@ -324,7 +331,7 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
     };
     // The engine's clock of the first request begins when that has been set up.
     let mut set_up = None;
-    for (request, pages) in requests.into_iter().zip(pages.chunks(plan.request)) {
+    for (request, (_, pages)) in requests.into_iter().zip(rounds) {
         if let Some(world) = &mut locked(&run).timed {
             world.begin_request(pages.len());
             set_up.get_or_insert(world.now());
@@ -343,9 +350,9 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
     if let Some(what) = run.machine.violation.take() {
         return Err(NoPrediction::Violated(what));
     }
-    let moved = run.machine.in_tier(&pages, 1);
-    if moved != plan.folios {
-        let what = format!("{moved} of {} folios moved", plan.folios);
+    let arrived = run.machine.in_tier(&pages, plan.rounds % 2);
+    if arrived != plan.folios {
+        let what = format!("{arrived} of {} folios moved", plan.folios);
         return Err(NoPrediction::Violated(what));
     }
     let Some(world) = world else {
@@ -357,6 +364,7 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
         .and_then(|(_, first)| first.times.first_folio);
     let copy: Duration = reports.iter().map(|(_, report)| report.times.copy).sum();
     let told = world.end();
+    let moved = plan.folios * plan.sides() * plan.rounds;
     Ok(Prediction {
         total: told.total,
         first_folio: first_folio
@@ -365,8 +373,8 @@ pub fn predict(plan: &Plan, costs: &Costs) -> Result<Prediction, NoPrediction> {
         longest_cut_off: told.longest_cut_off,
         longest_stall: told.longest_stall,
         copy: copy + told.swapping,
-        moved: moved * plan.sides(),
-        bytes: (moved * plan.sides()) as u64 * plan.folio_bytes(),
+        moved,
+        bytes: moved as u64 * plan.folio_bytes(),
         shootdowns,
         interrupts: told.interrupts,
         lost: told.lost,

@@ -48,6 +48,7 @@ fn plan() -> Plan {
         copier: CopyBy::Cpu,
         deferred: None,
         exchange: false,
+        rounds: 1,
     }
 }
 
@@ -140,6 +141,48 @@ fn requests_follow_each_other() {
         "eight batches are no longer two"
     );
     assert_eq!((one.1, eight.1), (2, 8));
+}
+
+#[test]
+fn half_of_a_call_is_over_when_its_first_page_is_cut_off() {
+    let one = Plan { batch: 1, ..plan() };
+    // The other half, the copy and the entry.
+    assert_eq!(
+        run(&one, &costs()).longest_cut_off,
+        Duration::from_nanos(500 + 400 + 50)
+    );
+}
+
+#[test]
+fn huge_folios_that_are_flushed_one_by_one_are_cut_off_one_by_one() {
+    let costs = Costs {
+        flushes_per_table: true,
+        ..costs()
+    };
+    let huge = |batch| Plan {
+        folios: 2,
+        order: 9,
+        batch,
+        ..plan()
+    };
+    let alone = run(&huge(1), &costs).longest_cut_off;
+    let copy = Duration::from_nanos(512 * 400);
+    // The first of two waits for the call of the second too, and for its copy.
+    let second = Duration::from_nanos(500 + 50 + 500) + copy;
+    assert_eq!(run(&huge(2), &costs).longest_cut_off, alone + second);
+}
+
+#[test]
+fn rounds_go_there_and_back() {
+    let one = run(&plan(), &costs());
+    for rounds in [2, 3] {
+        let told = run(&Plan { rounds, ..plan() }, &costs());
+        let times = u32::try_from(rounds).unwrap();
+        assert_eq!(told.total, one.total * times);
+        assert_eq!(told.moved, one.moved * rounds);
+        assert_eq!(told.shootdowns, one.shootdowns * u64::from(times));
+        assert_eq!(told.first_folio, one.first_folio);
+    }
 }
 
 #[test]

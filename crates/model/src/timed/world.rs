@@ -96,6 +96,8 @@ pub(crate) struct World {
     cpus: usize,
     nodes: usize,
     now: Moment,
+    /// Whether a call that cuts off is under way.
+    in_call: bool,
     agenda: Agenda,
     programs: Vec<Program>,
     /// Programs that wait for a page, by page, and those whose page is back and who have not been woken.
@@ -136,6 +138,7 @@ impl World {
             cpus: plan.cpus,
             nodes: plan.nodes,
             now: 0.0,
+            in_call: false,
             agenda: Agenda::default(),
             programs: programs.collect(),
             waiting: BTreeMap::new(),
@@ -189,10 +192,14 @@ impl World {
     /// What follows from the step.
     pub(crate) fn after(&mut self, machine: &mut Machine, act: Act) {
         match act {
-            Act::Send => self.send(machine),
+            Act::Send => {
+                self.in_call = false;
+                self.send(machine);
+            }
             Act::Swap { .. } => self.swapping += self.cost(act),
             Act::Submit => self.submit(machine),
             Act::Unmap { page, .. } => {
+                self.in_call = true;
                 self.cut_off.entry(page).or_insert(self.now);
             }
             Act::Remap { page, .. } | Act::Putback { page, .. } => self.back(page),
@@ -227,9 +234,14 @@ impl World {
         let costs = &self.costs;
         match act {
             Act::TryLock { .. } | Act::Lock { .. } => costs.folio_ns,
+            // Half of a call is over when it cuts its first page off.
+            Act::Unmap { .. } if !self.in_call => {
+                costs.call_ns / 2.0 + costs.entry_ns * self.entries
+            }
             Act::Unmap { .. } | Act::Remap { .. } | Act::Putback { .. } | Act::Protect { .. } => {
                 costs.entry_ns * self.entries
             }
+            Act::Send if self.in_call => costs.call_ns / 2.0,
             Act::Send => costs.call_ns,
             Act::Swap { .. } => {
                 let threads = match self.copier {
