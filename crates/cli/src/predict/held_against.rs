@@ -42,11 +42,18 @@ struct Row {
     raw_copy_alone_bytes_per_s: f64,
     shootdowns_per_page: Option<f64>,
     first_folio_us: f64,
+    app_alone_ops_per_s: f64,
+    app_ops_per_s: f64,
 }
 
 impl Row {
     fn page_ns(&self) -> f64 {
         1e9 / self.pages_per_s
+    }
+
+    /// What the application loses by a page, in nanoseconds.
+    fn lost_ns(&self) -> f64 {
+        self.page_ns() * (1.0 - self.app_ops_per_s / self.app_alone_ops_per_s).max(0.0)
     }
 }
 
@@ -62,6 +69,7 @@ pub(super) struct Held {
     calibrates: bool,
     pages_per_s: Figure,
     first_folio_us: Figure,
+    lost_us_per_page: Figure,
     shootdowns_per_page: Option<Figure>,
 }
 
@@ -128,7 +136,8 @@ struct Calibrated {
     rows: [usize; 2],
 }
 
-/// The costs by which the rows of `table` come out right that have 1 and 512 pages of 4 KiB a batch, where copies
+/// The costs by which the rows of `table` come out right that have 1 and 512 pages of 4 KiB a batch, and what the
+/// application loses by the first of them, where copies
 /// are as fast as they were by themselves in the table `copies`: a machine that others use is a slower one at another
 /// time, and variants of a table take turns. What a benchmark does not tell, how the time of a call is
 /// divided and what waking takes, is as it was measured here. The first of several such rows counts.
@@ -160,12 +169,21 @@ fn calibrate(rows: &[Row], table: &str, copies: &str, here: &Costs) -> Option<Ca
     let batch = many.batch as f64;
     let calls = (one.page_ns() - many.page_ns()).max(0.0) * batch / (batch - 1.0);
     let copy = 4096.0 * 1e9 / costs.copy_rate;
-    costs.entry_ns = (one.page_ns() - calls - copy).max(0.0) / 2.0;
+    let page = (one.page_ns() - calls - copy).max(0.0);
+    let share = here.folio_ns / (here.folio_ns + 2.0 * here.entry_ns).max(1.0);
+    costs.folio_ns = page * share;
+    costs.entry_ns = page * (1.0 - share) / 2.0;
     let sides = if costs.remaps_by_call { 2.0 } else { 1.0 };
-    let scale = calls / sides / (costs.call_ns + costs.ipi_ns).max(1.0);
+    // A CPU that has looked nothing up since is not asked again, as often as those rows have counted.
+    let asked = one
+        .shootdowns_per_page
+        .map_or(sides, |asked| asked.clamp(0.1, sides));
+    let scale = calls / (sides * costs.call_ns + asked * costs.ipi_ns).max(1.0);
     costs.call_ns *= scale;
     costs.ipi_ns *= scale;
     costs.far_ipi_ns *= scale;
+    costs.handler_ns = one.lost_ns() / asked;
+    costs.access_ns = 1e9 / one.app_alone_ops_per_s;
     Some(Calibrated { costs, rows: found })
 }
 
@@ -202,6 +220,7 @@ pub(super) fn hold(
             },
             deferred: None,
             exchange: false,
+            rounds: 1,
         };
         let calibrated = calibrated(&row.bench);
         without |= calibrated.is_none();
@@ -219,6 +238,10 @@ pub(super) fn hold(
             calibrates: calibrated.is_some_and(|own| own.rows.contains(&n)),
             pages_per_s: Figure::new(row.pages_per_s, told.folios_per_s()),
             first_folio_us: Figure::new(row.first_folio_us, first),
+            lost_us_per_page: Figure::new(
+                row.lost_ns() / 1e3,
+                told.lost.as_secs_f64() * 1e6 / told.moved as f64,
+            ),
             shootdowns_per_page: row
                 .shootdowns_per_page
                 .map(|measured| Figure::new(measured, told.shootdowns_per_folio())),
@@ -256,6 +279,11 @@ pub(super) fn show(held: &[Held]) -> String {
         }),
         column("predicted", 2, &|row| micro(row.first_folio_us.predicted)),
         column("off by", 2, &|row| told(row, row.first_folio_us)),
+        column("app loses us\na page", 2, &|row| {
+            micro(row.lost_us_per_page.measured)
+        }),
+        column("predicted", 2, &|row| micro(row.lost_us_per_page.predicted)),
+        column("off by", 2, &|row| told(row, row.lost_us_per_page)),
         column("shootdowns/page\nmeasured", 3, &|row| {
             let figure = row.shootdowns_per_page;
             figure.map_or("n/a".to_owned(), |figure| format!("{:.4}", figure.measured))
@@ -273,11 +301,12 @@ pub(super) fn show(held: &[Held]) -> String {
         near.count()
     };
     let line = format!(
-        "Of {} rows from which no cost is derived, pages/s of {} and the first page of {} are within 25 %; * is off \
-         by more.",
+        "Of {} rows from which no cost is derived, pages/s of {}, the first page of {} and what the application loses \
+         in {} are within 25 %; * is off by more.",
         predicted.clone().count(),
         near(|row| row.pages_per_s),
         near(|row| row.first_folio_us),
+        near(|row| row.lost_us_per_page),
     );
     format!(
         "bench: what was measured, and what is predicted\n{}{}\n",
@@ -306,7 +335,7 @@ mod tests {
             "bench": "flush", "backing": "anonymous", "page_size": page_size, "pages": 2048, "batch": batch,
             "threads": threads, "copier": copier, "mechanism": "uffd", "stride": 1, "pins": "declared",
             "pages_per_s": pages_per_s, "raw_copy_alone_bytes_per_s": threads as f64 * 1e10,
-            "shootdowns_per_page": null, "first_folio_us": 1.0,
+            "shootdowns_per_page": null, "first_folio_us": 1.0, "app_alone_ops_per_s": 4e6, "app_ops_per_s": 2e6,
         })
     }
 

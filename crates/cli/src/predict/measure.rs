@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use transhume_copy::{RawArea, SharedCopier, by_name};
 use transhume_model::Costs;
-use transhume_region::{BuildError, Mechanism, Options, Pins, Region};
+use transhume_region::{BuildError, Mechanism, Options, Pins, Region, Report, TierId};
 
 use super::costs::From;
 use crate::args::Backing;
@@ -21,8 +21,9 @@ use crate::machine::Machine;
 use crate::median::median;
 use crate::workload::{self, Workload};
 
-/// Pages of 4 KiB that migrate, and how many a batch.
-const PAGES: usize = 4096;
+/// Pages of 4 KiB, more than caches hold, how many of them a request names, and how many a batch has.
+const PAGES: usize = 16_384;
+const REQUEST: usize = 2048;
 const BATCH: usize = 512;
 /// How often each is measured, of which the median counts, and how long each time at least.
 const ROUNDS: usize = 7;
@@ -32,15 +33,22 @@ const HUGE: usize = 2 << 20;
 const LIST: usize = 16;
 /// How often a thread is woken.
 const WAKES: usize = 200;
+/// How long it has slept.
+const ASLEEP: Duration = Duration::from_micros(300);
 
 /// What was measured of pages, in nanoseconds.
 struct Pages {
     /// A page of one a batch, and of 512 a batch, while the application sleeps.
     alone: f64,
     among_many: f64,
+    /// What a page of 512 takes then while none of them is cut off.
+    beside: f64,
     /// A page of one a batch while it is at work, and how long the first of a request takes.
     disturbed: f64,
     first: f64,
+    /// Shootdowns of such a page, which are fewer than calls: a CPU that has looked nothing up since the last is not
+    /// asked again.
+    asked: f64,
     /// An access of the application while nothing migrates, and what it loses by a page.
     access: f64,
     lost: f64,
@@ -58,8 +66,15 @@ pub(super) fn costs() -> Result<From, CliError> {
     let sides = if in_user_space { 2.0 } else { 1.0 };
     // A page alone is a call on each side and the page; of 512 a batch it has its share of the call.
     let call = (pages.alone - pages.among_many).max(0.0) * many / (many - 1.0);
-    let entry = (pages.alone - call - 4096.0 * 1e9 / copy_rate).max(0.0) / 2.0;
-    let ipi = (pages.disturbed - pages.alone).max(0.0) / sides;
+    let named = (pages.first - pages.disturbed).max(0.0) / REQUEST as f64;
+    let page = (pages.alone - call - 4096.0 * 1e9 / copy_rate).max(0.0);
+    let folio = (pages.beside - named).clamp(0.0, page);
+    let asked = if pages.asked > 0.0 {
+        pages.asked
+    } else {
+        sides
+    };
+    let ipi = (pages.disturbed - pages.alone).max(0.0) / asked;
     let mut notices = vec![
         "the nodes of this machine are not told from each other: an interrupt to another node costs as much as \
          one within, and copies are as fast"
@@ -72,14 +87,14 @@ pub(super) fn costs() -> Result<From, CliError> {
     Ok(From {
         costs: Costs {
             request_ns: 0.0,
-            named_ns: (pages.first - pages.disturbed).max(0.0) / PAGES as f64,
+            named_ns: named,
             call_ns: call / sides,
-            folio_ns: 0.0,
-            entry_ns: entry,
+            folio_ns: folio,
+            entry_ns: (page - folio) / 2.0,
             ipi_ns: ipi,
             far_ipi_ns: ipi,
             next_ipi_ns: 0.0,
-            handler_ns: pages.lost / sides,
+            handler_ns: pages.lost / asked,
             wake_ns,
             waker_ns,
             access_ns: pages.access,
@@ -143,43 +158,50 @@ fn pages(with_application: bool) -> Result<Pages, CliError> {
 }
 
 fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> {
-    let sleeping = |batch| match load {
-        Some(load) => load.while_paused(|| migrate(region, batch)),
-        None => migrate(region, batch),
+    let mut mover = Mover {
+        region,
+        copier: copier("memcpy")?,
+        next: 0,
     };
     // Pools fill, and threads find their CPUs.
-    migrate(region, BATCH)?;
-    let [mut alone, mut among_many, mut disturbed] = [const { Vec::new() }; 3];
-    let [mut first, mut access, mut lost] = [const { Vec::new() }; 3];
+    for _ in 0..PAGES / REQUEST {
+        mover.request(REQUEST, BATCH)?;
+    }
+    let [mut alone, mut among_many, mut beside, mut disturbed] = [const { Vec::new() }; 4];
+    let [mut first, mut asked, mut access, mut lost] = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
-        let one = sleeping(1)?;
+        let mut asleep = || Ok((mover.run(1)?, mover.run(BATCH)?, mover.beside_cut_off()?));
+        let (one, many, besides) = match load {
+            Some(load) => load.while_paused(asleep),
+            None => asleep(),
+        }?;
         alone.push(one.page);
-        among_many.push(sleeping(BATCH)?.page);
+        among_many.push(many.page);
+        beside.push(besides);
         if load.is_none() {
             first.push(one.first);
             disturbed.push(one.page);
         }
         if let Some(load) = load {
-            load.take();
-            std::thread::sleep(RUN);
-            let seen = load.take();
-            let idle = seen.time.as_secs_f64() * 1e9 / seen.operations().max(1) as f64;
-            let Moved { page, first: at } = migrate(region, 1)?;
+            let idle = 1e9 / load.for_a_while(RUN).per_second().max(1.0);
+            let one = mover.run(1)?;
             let seen = load.take();
             // It made so many accesses in place of those that it would have made.
-            let time = seen.time.as_secs_f64() * 1e9;
-            let share = 1.0 - seen.operations() as f64 * idle / time;
+            let share = 1.0 - seen.per_second() * idle / 1e9;
             access.push(idle);
-            disturbed.push(page);
-            first.push(at);
-            lost.push(share.max(0.0) * page);
+            disturbed.push(one.page);
+            first.push(one.first);
+            asked.push(one.shootdowns);
+            lost.push(share.max(0.0) * one.page);
         }
     }
     Ok(Pages {
         alone: median(alone.into_iter()),
         among_many: median(among_many.into_iter()),
+        beside: median(beside.into_iter()),
         disturbed: median(disturbed.into_iter()),
         first: median(first.into_iter()),
+        asked: median(asked.into_iter()),
         // Nobody makes any on a machine of one CPU.
         access: if load.is_some() {
             median(access.into_iter())
@@ -191,37 +213,75 @@ fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> 
     })
 }
 
-/// The nanoseconds of a page, and those until the first of a request was there.
+/// The nanoseconds of a page, those until the first of a request was there, and shootdowns of a page.
 struct Moved {
     page: f64,
     first: f64,
+    shootdowns: f64,
 }
 
-/// Migrates to and fro for a while.
-fn migrate(region: &Region, batch: usize) -> Result<Moved, CliError> {
-    let limit = NonZeroUsize::new(batch * 4096).unwrap_or(NonZeroUsize::MIN);
-    let options = Options::new().limit_bytes(limit);
-    let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
-    let began = Instant::now();
-    let mut moved = 0;
-    let mut first = Vec::new();
-    while began.elapsed() < RUN {
-        let tier = match region.tier_of(0).map_err(refused)? {
+/// Migrates the pages of a region to and fro, by the copier whose rate is measured.
+struct Mover<'a> {
+    region: &'a Region,
+    copier: SharedCopier,
+    next: usize,
+}
+
+impl Mover<'_> {
+    /// For a while.
+    fn run(&mut self, batch: usize) -> Result<Moved, CliError> {
+        let began = Instant::now();
+        let (mut moved, mut shootdowns) = (0, 0);
+        let mut first = Vec::new();
+        while began.elapsed() < RUN {
+            let report = self.request(REQUEST, batch)?;
+            moved += report.moved();
+            shootdowns += report.shootdowns.unwrap_or(0);
+            let at = report.times.first_folio;
+            first.extend(at.map(|at| at.as_secs_f64() * 1e9));
+        }
+        Ok(Moved {
+            page: began.elapsed().as_secs_f64() * 1e9 / moved.max(1) as f64,
+            first: median(first.into_iter()),
+            shootdowns: shootdowns as f64 / moved.max(1) as f64,
+        })
+    }
+
+    /// What a page of a full batch takes while none of them is cut off, in nanoseconds.
+    fn beside_cut_off(&mut self) -> Result<f64, CliError> {
+        let batches = (0..REQUEST / BATCH).map(|_| {
+            let times = self.request(BATCH, BATCH)?.times;
+            let beside = times.total.saturating_sub(times.longest_cut_off);
+            Ok(beside.as_secs_f64() * 1e9 / BATCH as f64)
+        });
+        let batches: Vec<f64> = batches.collect::<Result<_, CliError>>()?;
+        Ok(median(batches.into_iter()))
+    }
+
+    /// The next so many pages to where they are not, so many a batch.
+    fn request(&mut self, pages: usize, batch: usize) -> Result<Report<TierId>, CliError> {
+        let limit = NonZeroUsize::new(batch * 4096).unwrap_or(NonZeroUsize::MIN);
+        let options = Options::new()
+            .limit_bytes(limit)
+            .copier(SharedCopier::clone(&self.copier));
+        let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
+        let at = self.next;
+        self.next = (at + pages) % PAGES;
+        let tier = match self.region.tier_of(at).map_err(refused)? {
             "near" => "far",
             _ => "near",
         };
-        let report = region.migrate(0..PAGES, tier, &options).map_err(refused)?;
+        let report = self.region.migrate(at..at + pages, tier, &options);
+        let report = report.map_err(refused)?;
         if let Some((_, why)) = report.stayed().next() {
             return Err(CliError::Failed(format!("a page stayed: {why}")));
         }
-        moved += report.moved();
-        let at = report.times.first_folio;
-        first.extend(at.map(|at| at.as_secs_f64() * 1e9));
+        Ok(report)
     }
-    Ok(Moved {
-        page: began.elapsed().as_secs_f64() * 1e9 / moved.max(1) as f64,
-        first: median(first.into_iter()),
-    })
+}
+
+fn copier(name: &str) -> Result<SharedCopier, CliError> {
+    by_name(name, None).map_err(|error| CliError::Failed(format!("copier {name}: {error}")))
 }
 
 /// Bytes a second of one CPU and of all at most, and how long threads take to begin.
@@ -237,20 +297,17 @@ fn copies(cpus: usize) -> Result<(f64, f64, f64), CliError> {
         });
         median(rates.collect::<Vec<_>>().into_iter())
     };
-    let named = |name: &str| {
-        by_name(name, None).map_err(|error| CliError::Failed(format!("copier {name}: {error}")))
-    };
-    let one = named("memcpy")?;
+    let one = copier("memcpy")?;
     rate(&one, LIST);
     let one = rate(&one, LIST);
     let (mut most, mut begin) = (one, 0.0);
     let mut threads = 2;
     while threads <= cpus {
-        let copier = named(&format!("threads:{threads}:memcpy"))?;
-        let many = rate(&copier, LIST);
+        let by_all = copier(&format!("threads:{threads}:memcpy"))?;
+        let many = rate(&by_all, LIST);
         if many > most {
             most = many;
-            let single = HUGE as f64 * 1e9 / rate(&copier, 1);
+            let single = HUGE as f64 * 1e9 / rate(&by_all, 1);
             begin = (single - HUGE as f64 * 1e9 / many).max(0.0);
         }
         threads *= 2;
@@ -279,8 +336,11 @@ fn wakes() -> (f64, f64) {
         cpus.pin_migrator();
         let (mut wake, mut waker) = (Vec::new(), Vec::new());
         for _ in 0..WAKES {
-            // Long enough for it to have gone to sleep.
-            std::thread::sleep(Duration::from_micros(200));
+            // Long enough for it to have gone to sleep, while this CPU is as awake as that of who migrates.
+            let asleep = Instant::now();
+            while asleep.elapsed() < ASLEEP {
+                std::hint::spin_loop();
+            }
             woken_at.store(0, Ordering::Release);
             let began = nanos();
             sleeper.thread().unpark();

@@ -58,6 +58,7 @@ pub(super) fn make(args: &Predict, costs: &Costs) -> Result<Tables, CliError> {
         copier,
         deferred,
         exchange: false,
+        rounds: 1,
     };
     let row = |variant: String, plan: &Plan| -> Result<Row, CliError> {
         Ok(Row::new(variant, plan, &simulate(plan, costs)?))
