@@ -36,10 +36,15 @@ pub struct Costs {
     pub waker_ns: f64,
     /// One access of a program that nothing disturbs.
     pub access_ns: f64,
+    /// The longest that something else has the CPU of a program: a hypervisor, a device, the kernel's own work. The
+    /// longest wait is no shorter, whatever migrates.
+    pub away_ns: f64,
     /// Bytes a second that one CPU copies.
     pub copy_rate: f64,
     /// Bytes a second that all copying CPUs reach together at most.
     pub copy_limit: f64,
+    /// The same of CPUs of one core complex; none if it is no less.
+    pub complex_limit: Option<f64>,
     /// Before the other threads of a copier have begun.
     pub thread_ns: f64,
     /// Whether threads and channels share a folio; else each folio is copied by one of them.
@@ -91,6 +96,7 @@ impl Costs {
             ("handler_ns", self.handler_ns),
             ("wake_ns", self.wake_ns),
             ("waker_ns", self.waker_ns),
+            ("away_ns", self.away_ns),
             ("thread_ns", self.thread_ns),
             ("channel_ns", self.channel_ns),
         ];
@@ -115,6 +121,7 @@ impl Costs {
         let rates = [
             ("copy_rate", Some(self.copy_rate)),
             ("copy_limit", Some(self.copy_limit)),
+            ("complex_limit", self.complex_limit),
             ("channel_rate", self.channel_rate),
             ("channels_limit", Some(self.channels_limit)),
             ("link_limit", self.link_limit),

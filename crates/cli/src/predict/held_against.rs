@@ -208,19 +208,14 @@ pub(super) fn hold(
         let pages = of_size.map(|other| other.pages).max().unwrap_or(row.pages);
         let plan = Plan {
             cpus,
-            nodes: 1,
             programs: args.app_threads.unwrap_or(1).min(cpus.saturating_sub(1)),
-            folios: pages,
             request: row.pages,
-            order,
             batch: row.batch,
             copier: match row.threads {
                 1 => CopyBy::Cpu,
                 threads => CopyBy::Threads(threads),
             },
-            deferred: None,
-            exchange: false,
-            rounds: 1,
+            ..Plan::of(pages, order)
         };
         let calibrated = calibrated(&row.bench);
         without |= calibrated.is_none();

@@ -49,8 +49,9 @@ struct Pages {
     /// Shootdowns of such a page, which are fewer than calls: a CPU that has looked nothing up since the last is not
     /// asked again.
     asked: f64,
-    /// An access of the application while nothing migrates, and what it loses by a page.
+    /// An access of the application while nothing migrates, the longest one of those, and what it loses by a page.
     access: f64,
+    away: f64,
     lost: f64,
     mechanism: Mechanism,
 }
@@ -98,8 +99,10 @@ pub(super) fn costs() -> Result<From, CliError> {
             wake_ns,
             waker_ns,
             access_ns: pages.access,
+            away_ns: pages.away,
             copy_rate,
             copy_limit,
+            complex_limit: None,
             thread_ns,
             splits_folios: true,
             channel_rate: None,
@@ -168,7 +171,7 @@ fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> 
         mover.request(REQUEST, BATCH)?;
     }
     let [mut alone, mut among_many, mut beside, mut disturbed] = [const { Vec::new() }; 4];
-    let [mut first, mut asked, mut access, mut lost] = [const { Vec::new() }; 4];
+    let [mut first, mut asked, mut access, mut away, mut lost] = [const { Vec::new() }; 5];
     for _ in 0..ROUNDS {
         let mut asleep = || Ok((mover.run(1)?, mover.run(BATCH)?, mover.beside_cut_off()?));
         let (one, many, besides) = match load {
@@ -183,12 +186,14 @@ fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> 
             disturbed.push(one.page);
         }
         if let Some(load) = load {
-            let idle = 1e9 / load.for_a_while(RUN).per_second().max(1.0);
+            let alone = load.for_a_while(RUN);
+            let idle = 1e9 / alone.per_second().max(1.0);
             let one = mover.run(1)?;
             let seen = load.take();
             // It made so many accesses in place of those that it would have made.
             let share = 1.0 - seen.per_second() * idle / 1e9;
             access.push(idle);
+            away.push(alone.stalls.max() as f64);
             disturbed.push(one.page);
             first.push(one.first);
             asked.push(one.shootdowns);
@@ -208,6 +213,7 @@ fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> 
         } else {
             100.0
         },
+        away: median(away.into_iter()),
         lost: median(lost.into_iter()),
         mechanism: region.mechanism(),
     })

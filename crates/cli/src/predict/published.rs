@@ -12,9 +12,6 @@ use crate::table::{Column, figures, fold, width};
 pub(super) struct Published {
     machines: Vec<Machine>,
     left_out: Vec<LeftOut>,
-    /// Cells that no cost is derived from.
-    predicted: usize,
-    within_a_quarter: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -24,6 +21,17 @@ struct Machine {
     costs: model::Costs,
     costs_from: Vec<CostFrom>,
     cells: Vec<Cell>,
+    shapes: Vec<Shape>,
+    /// Cells that no cost is derived from.
+    predicted: usize,
+    within_a_quarter: usize,
+}
+
+/// What won where, and whether it does here.
+#[derive(Debug, Serialize)]
+struct Shape {
+    says: &'static str,
+    holds: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -37,6 +45,8 @@ struct Cell {
     what: String,
     unit: &'static str,
     published: f64,
+    /// How coarse that is: what it is off by is counted from the end of this.
+    rounded_by: f64,
     predicted: f64,
     off_by: f64,
     within_a_quarter: bool,
@@ -58,11 +68,7 @@ pub(super) fn reproduce(name: Option<&str>) -> Result<(Published, String), CliEr
     };
     let machines = machines.into_iter().map(machine);
     let machines = machines.collect::<Result<Vec<_>, CliError>>()?;
-    let cells = || machines.iter().flat_map(|machine| &machine.cells);
-    let predicted = || cells().filter(|cell| cell.calibrates.is_none());
     let published = Published {
-        predicted: predicted().count(),
-        within_a_quarter: predicted().filter(|cell| cell.within_a_quarter).count(),
         left_out: left_out
             .iter()
             .map(|&model::LeftOut { what, why }| LeftOut { what, why })
@@ -74,34 +80,38 @@ pub(super) fn reproduce(name: Option<&str>) -> Result<(Published, String), CliEr
 }
 
 fn machine(machine: model::Published) -> Result<Machine, CliError> {
-    let cell = |cell: &model::Cell| {
-        let predicted = cell.predict(&machine.costs);
-        let predicted =
-            predicted.map_err(|why| CliError::Failed(format!("{}: {why}", machine.name)))?;
-        Ok(Cell {
-            what: cell.what.clone(),
-            unit: cell.figure.unit(),
-            published: cell.published,
-            predicted,
-            off_by: cell.off_by(predicted),
-            within_a_quarter: cell.is_met_by(predicted),
-            calibrates: cell.calibrates,
-        })
+    let failed = |why| CliError::Failed(format!("{}: {why}", machine.name));
+    let cell = |(cell, predicted): (&model::Cell, f64)| Cell {
+        what: cell.what.clone(),
+        unit: cell.figure.unit(),
+        published: cell.published,
+        rounded_by: cell.rounded_by,
+        predicted,
+        off_by: cell.off_by(predicted),
+        within_a_quarter: cell.is_met_by(predicted),
+        calibrates: cell.calibrates,
     };
+    let predictions = machine.predictions().map_err(failed)?;
+    let holds = machine.holds().map_err(failed)?;
+    let shape = |(shape, holds): (&model::Shape, bool)| Shape {
+        says: shape.says,
+        holds,
+    };
+    let cells: Vec<Cell> = machine.cells.iter().zip(predictions).map(cell).collect();
+    let predicted = || cells.iter().filter(|cell| cell.calibrates.is_none());
     Ok(Machine {
+        predicted: predicted().count(),
+        within_a_quarter: predicted().filter(|cell| cell.within_a_quarter).count(),
         name: machine.name,
         about: machine.about,
-        cells: machine
-            .cells
-            .iter()
-            .map(cell)
-            .collect::<Result<_, CliError>>()?,
+        shapes: machine.shapes.iter().zip(holds).map(shape).collect(),
         costs_from: machine
             .derived
             .iter()
             .map(|&(cost, from)| CostFrom { cost, from })
             .collect(),
         costs: machine.costs,
+        cells,
     })
 }
 
@@ -138,17 +148,32 @@ fn show(published: &Published) -> String {
             width,
         ));
         text.push_str(&format!("\n{}", figures(columns, width)));
+        for Shape { says, holds } in &machine.shapes {
+            let holds = if *holds { "so here" } else { "not so here *" };
+            text.push_str(&fold(&format!("Published: {says}: {holds}."), width));
+            text.push('\n');
+        }
         for CostFrom { cost, from } in &machine.costs_from {
             text.push_str(&fold(&format!("{cost}: {from}"), width));
             text.push('\n');
         }
         text.push('\n');
     }
+    let within = |machine: &Machine| {
+        let Machine {
+            name,
+            predicted,
+            within_a_quarter,
+            ..
+        } = machine;
+        format!("{name} {within_a_quarter} of {predicted}")
+    };
+    let within: Vec<String> = published.machines.iter().map(within).collect();
     text.push_str(&fold(
         &format!(
-            "{} of {} cells from which no cost is derived are within 25 %; * is off by more. A cell that gives a \
+            "Cells from which no cost is derived and that are within 25 %: {}; * is off by more. A cell that gives a \
              cost predicts nothing.",
-            published.within_a_quarter, published.predicted
+            within.join(", ")
         ),
         width,
     ));

@@ -25,7 +25,7 @@ pub(super) struct Tables {
     deferral: Vec<Row>,
 }
 
-/// 1, 2, 4 and so on up to `most`.
+/// `first`, twice that, and so on up to `most`.
 fn doubling(first: usize, most: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(first), |n| n.checked_mul(2)).take_while(move |n| *n <= most)
 }
@@ -51,14 +51,10 @@ pub(super) fn make(args: &Predict, costs: &Costs) -> Result<Tables, CliError> {
         cpus,
         nodes: args.nodes.get(),
         programs: app_threads,
-        folios: pages,
-        request: pages,
-        order,
         batch,
         copier,
         deferred,
-        exchange: false,
-        rounds: 1,
+        ..Plan::of(pages, order)
     };
     let row = |variant: String, plan: &Plan| -> Result<Row, CliError> {
         Ok(Row::new(variant, plan, &simulate(plan, costs)?))

@@ -1,8 +1,8 @@
 //! \[batch-flush\]: one shootdown for a batch in place of one for each page.
 
-use super::{Cell, Figure, Published, offload};
+use super::{BASE, Cell, Figure, Published, Shape, Speed, ns, offload};
 use crate::costs::Costs;
-use crate::timed::{CopyBy, Plan};
+use crate::timed::Plan;
 
 /// How many per cent more pages a second, and fewer interrupts.
 const MORE_PAGES: f64 = 291.7;
@@ -12,7 +12,7 @@ const BATCH: usize = 512;
 
 pub(super) fn machine() -> Published {
     let kernel = offload::costs();
-    let page_ns = kernel.folio_ns + 2.0 * kernel.entry_ns + 4096.0 * 1e9 / kernel.copy_rate;
+    let page_ns = kernel.folio_ns + 2.0 * kernel.entry_ns + ns(BASE, kernel.copy_rate / 1e9);
     // (page + ipi) / (page + ipi / batch) is how many times as fast it became.
     let times = 1.0 + MORE_PAGES / 100.0;
     let ipi_ns = page_ns * (times - 1.0) / (1.0 - times / BATCH as f64);
@@ -37,14 +37,8 @@ pub(super) fn machine() -> Published {
         cpus: 4,
         nodes: 2,
         programs: 1,
-        folios: 16_384,
-        request: 16_384,
-        order: 0,
         batch,
-        copier: CopyBy::Cpu,
-        deferred: None,
-        exchange: false,
-        rounds: 1,
+        ..Plan::of(16_384, 0)
     };
     let cell = |figure, published| {
         let what = "4 KiB, 512 a batch against one at a time";
@@ -61,5 +55,9 @@ pub(super) fn machine() -> Published {
             cell(Figure::MorePages, MORE_PAGES).calibrates("ipi_ns"),
             cell(Figure::FewerInterrupts, FEWER_INTERRUPTS),
         ],
+        shapes: vec![Shape {
+            says: "each doubling of the batch gains, up to the 512 pages that are the bound",
+            rising: vec![(0..=9).map(|n| Speed::of(plan(1 << n))).collect()],
+        }],
     }
 }

@@ -1,6 +1,6 @@
 //! \[fast-copy\]: huge pages copied by several threads.
 
-use super::{Cell, Figure, HUGE, Published, alone, ns, rate};
+use super::{Cell, Figure, HUGE, Published, Shape, Speed, alone, ns, rate};
 use crate::costs::Costs;
 use crate::timed::{CopyBy, Plan};
 
@@ -33,8 +33,10 @@ pub(super) fn machine() -> Published {
         wake_ns: 0.0,
         waker_ns: 0.0,
         access_ns: 100.0,
+        away_ns: 0.0,
         copy_rate: of_sixteen(SIXTEEN[0]),
         copy_limit: of_sixteen(SIXTEEN[1]),
+        complex_limit: None,
         thread_ns: 0.0,
         splits_folios: true,
         channel_rate: Some(DMA * 1e9),
@@ -85,6 +87,22 @@ pub(super) fn machine() -> Published {
         exchange(CopyBy::Cpu, "CPU", EXCHANGE[0]),
         exchange(threads, "8 threads", EXCHANGE[1]),
     ];
+    let speed = |folios, copier| Speed::of(alone(folios, 9, copier));
+    let gain = |folios| speed(folios, threads).over(alone(folios, 9, CopyBy::Cpu));
+    let shapes = vec![
+        Shape {
+            says: "eight threads gain more on sixteen pages than on one",
+            rising: vec![vec![Speed::NONE, gain(1), gain(16)]],
+        },
+        Shape {
+            says: "the DMA engine is faster than one thread and slower than eight",
+            rising: vec![vec![
+                speed(16, CopyBy::Cpu),
+                speed(16, CopyBy::Channels(1)),
+                speed(16, threads),
+            ]],
+        },
+    ];
     Published {
         name: "fast-copy",
         about: "[fast-copy]: two sockets of Xeon E5-2640v3, pages of 2 MiB between them, copied by one thread, by \
@@ -92,5 +110,6 @@ pub(super) fn machine() -> Published {
         costs,
         derived,
         cells,
+        shapes,
     }
 }

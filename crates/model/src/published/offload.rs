@@ -1,8 +1,8 @@
 //! \[offload\]: batched copies by threads and by a DMA engine.
 
-use super::{BASE, Cell, Figure, HUGE, Published, alone, ns, rate};
+use super::{BASE, Cell, Figure, HUGE, Published, Shape, Speed, alone, ns, rate};
 use crate::costs::Costs;
-use crate::timed::CopyBy;
+use crate::timed::{CopyBy, Plan};
 
 /// Gigabytes a second of requests of 512 folios: by the CPU, 8 threads and 16 channels.
 const SMALL: [f64; 3] = [3.73, 4.91, 4.61];
@@ -10,6 +10,8 @@ const MIDDLE: [f64; 3] = [5.90, 10.40, 11.1];
 const LARGE: [f64; 3] = [10.67, 33.5, 63.7];
 /// The same of one folio of 2 MiB.
 const ONE: [f64; 3] = [7.96, 6.43, 6.52];
+/// 512 folios of 2 MiB by 8 threads that are spread over the core complexes, and by 8 in one of them.
+const PLACED: [f64; 2] = [37.1, 11.1];
 /// The share of copying in 512 folios of 2 MiB.
 const COPY_SHARE: f64 = 0.97;
 const FOLIOS: f64 = 512.0;
@@ -47,8 +49,10 @@ pub(super) fn costs() -> Costs {
         wake_ns: 0.0,
         waker_ns: 0.0,
         access_ns: 100.0,
+        away_ns: 0.0,
         copy_rate,
         copy_limit: of_large(LARGE[1]),
+        complex_limit: Some(of_large(PLACED[1])),
         thread_ns: ns(HUGE, ONE[1]) - ns(HUGE, ONE[0]),
         splits_folios: false,
         channel_rate: Some(rate(HUGE, ns(HUGE, ONE[2]) - request_ns)),
@@ -85,6 +89,10 @@ pub(super) fn machine() -> Published {
             "one of 2 MiB by 16 channels: one channel has all of it",
         ),
         ("channels_limit", "512 of 2 MiB by 16 channels"),
+        (
+            "complex_limit",
+            "512 of 2 MiB by 8 threads in one core complex",
+        ),
     ];
     let copiers = [
         (CopyBy::Cpu, "CPU"),
@@ -134,6 +142,17 @@ pub(super) fn machine() -> Published {
         let plan = alone(folios, order, CopyBy::Cpu);
         cells.push(Cell::new(what, Figure::CopyShare, share, &plan));
     }
+    let placed = |one_complex| Plan {
+        one_complex,
+        ..alone(512, 9, CopyBy::Threads(8))
+    };
+    let cell = |what, published, one_complex| {
+        Cell::new(what, Figure::GigabytesPerS, published, &placed(one_complex))
+    };
+    let [spread, together] = PLACED;
+    cells.push(cell("512 of 2 MiB, 8 threads, spread", spread, false));
+    let what = "512 of 2 MiB, 8 threads, one complex";
+    cells.push(cell(what, together, true).calibrates("complex_limit"));
     Published {
         name: "offload",
         about: "[offload] v3: AMD Zen 3, two sockets, move_pages() of 512 folios and of one, copied by the CPU, by \
@@ -141,5 +160,33 @@ pub(super) fn machine() -> Published {
         costs: costs(),
         derived,
         cells,
+        shapes: shapes(),
     }
+}
+
+fn shapes() -> Vec<Shape> {
+    let [threads, channels] = [CopyBy::Threads(8), CopyBy::Channels(16)];
+    let speed = |folios, order, copier| Speed::of(alone(folios, order, copier));
+    let gain = |order| speed(512, order, channels).over(alone(512, order, CopyBy::Cpu));
+    vec![
+        Shape {
+            says: "threads and channels lose to the CPU on one folio of 2 MiB",
+            rising: [threads, channels]
+                .map(|copier| vec![speed(1, 9, copier), speed(1, 9, CopyBy::Cpu)])
+                .to_vec(),
+        },
+        Shape {
+            says: "16 channels gain on 512 folios, and the more the larger they are",
+            rising: vec![vec![Speed::NONE, gain(0), gain(4), gain(9)]],
+        },
+        Shape {
+            says: "one channel loses to the CPU at every size up to 1 MiB",
+            rising: (0..=8)
+                .map(|order| {
+                    let by = |copier| speed(64, order, copier);
+                    vec![by(CopyBy::Channels(1)), by(CopyBy::Cpu)]
+                })
+                .collect(),
+        },
+    ]
 }

@@ -1,8 +1,8 @@
 //! What a virtual machine of this project shows, step by step and in whole pipelines.
 
-use super::{Cell, Figure, Published};
+use super::{Cell, Figure, Published, Shape, Speed};
 use crate::costs::Costs;
-use crate::timed::{CopyBy, Plan};
+use crate::timed::Plan;
 
 /// One `UFFDIO_MOVE` of so many pages of 4 KiB, in nanoseconds a page, beside a busy thread on the other CPU.
 const MOVE: [(f64, f64); 2] = [(1.0, 10_600.0), (512.0, 99.0)];
@@ -15,6 +15,8 @@ const TWO_THREADS: f64 = 28e9;
 const IDLE: f64 = 8.0e6;
 /// What it loses for a page where pages go one at a time.
 const LOST_AT_ONE: f64 = 13_400.0;
+/// Its longest wait there, in microseconds, which are many times what a page is cut off.
+const STALL_AT_ONE: f64 = 108.0;
 
 pub(super) fn machine() -> Published {
     let [(one, alone), (many, each)] = MOVE;
@@ -36,8 +38,10 @@ pub(super) fn machine() -> Published {
         wake_ns: REMOTE_FLUSH,
         waker_ns: REMOTE_FLUSH,
         access_ns: 1e9 / IDLE,
+        away_ns: STALL_AT_ONE * 1e3,
         copy_rate: COPY,
         copy_limit: TWO_THREADS,
+        complex_limit: None,
         thread_ns: REMOTE_FLUSH,
         splits_folios: true,
         channel_rate: None,
@@ -67,26 +71,25 @@ pub(super) fn machine() -> Published {
         ("wake_ns", "an interrupt, as for a flush"),
         ("waker_ns", "an interrupt, as for a flush"),
         ("access_ns", "8.0 M accesses/s while nothing migrates"),
+        (
+            "away_ns",
+            "the longest wait at one page a batch, seven times what it is cut off",
+        ),
         ("copy_rate", "cold memcpy, 18 to 20 GB/s"),
         ("copy_limit", "two threads, 28 GB/s"),
     ];
+    // The migrator is always on: to and fro.
     let plan = |order, folios, batch| Plan {
         cpus: 2,
-        nodes: 1,
         programs: 1,
-        folios,
-        request: folios,
-        order,
+        rounds: 2,
         batch,
-        copier: CopyBy::Cpu,
-        deferred: None,
-        exchange: false,
-        rounds: 1,
+        ..Plan::of(folios, order)
     };
     let mut cells = Vec::new();
     // Pages a batch, pages/s, shootdowns a page, M accesses/s, longest stall, and what was lost for a page.
     let small = [
-        (1, 45e3, 2.0, 3.2, 108.0, Some(LOST_AT_ONE / 1e3)),
+        (1, 45e3, 2.0, 3.2, STALL_AT_ONE, Some(LOST_AT_ONE / 1e3)),
         (8, 311e3, 0.25, 3.4, 105.0, None),
         (64, 1.42e6, 0.031, 3.1, 233.0, Some(0.43)),
         (512, 2.48e6, 0.0039, 0.3, 331.0, Some(0.39)),
@@ -98,7 +101,7 @@ pub(super) fn machine() -> Published {
         };
         cells.push(cell(Figure::PagesPerS, pages));
         cells.push(cell(Figure::ShootdownsPerPage, shootdowns));
-        cells.push(cell(Figure::MegaAccessesPerS, accesses));
+        cells.push(cell(Figure::MegaAccessesPerS, accesses).exact_to(0.1));
         if let Some(lost) = lost {
             let cell = cell(Figure::LostPerPage, lost);
             cells.push(if batch == 1 {
@@ -107,16 +110,23 @@ pub(super) fn machine() -> Published {
                 cell
             });
         }
-        cells.push(cell(Figure::LongestStall, stall));
+        let stall = cell(Figure::LongestStall, stall);
+        cells.push(if batch == 1 {
+            stall.calibrates("away_ns")
+        } else {
+            stall
+        });
     }
-    for (batch, rate, accesses, stall) in [(1, 17.6, 0.6, 276.0), (16, 18.1, 0.01, 3_600.0)] {
+    // The same, and the last digit that the accesses were published with.
+    let huge = [(1, 17.6, 0.6, 0.1, 276.0), (16, 18.1, 0.01, 0.01, 3_600.0)];
+    for (batch, rate, accesses, digit, stall) in huge {
         let plan = plan(9, 64, batch);
         let cell = |figure, published| {
             Cell::new(format!("2 MiB, {batch} a batch"), figure, published, &plan)
         };
         cells.push(cell(Figure::GigabytesPerS, rate));
         cells.push(cell(Figure::ShootdownsPerPage, 2.0));
-        cells.push(cell(Figure::MegaAccessesPerS, accesses));
+        cells.push(cell(Figure::MegaAccessesPerS, accesses).exact_to(digit));
         cells.push(cell(Figure::LongestStall, stall));
     }
     Published {
@@ -124,9 +134,17 @@ pub(super) fn machine() -> Published {
         about: "a virtual machine of 2 CPUs, one node, Linux 6.18: anonymous memory by UFFDIO_MOVE out, copy, \
             UFFDIO_MOVE in, under one application thread that reads and writes at random; steps and pipelines \
             measured apart from each other; how much memory there was is not published, 64 MiB of 4 KiB and 128 MiB \
-            of 2 MiB are simulated",
+            of 2 MiB are simulated, which go there and back",
         costs,
         derived,
         cells,
+        shapes: vec![Shape {
+            says: "512 pages of 4 KiB a batch beat 64, those 8, and those one",
+            rising: vec![
+                [1, 8, 64, 512]
+                    .map(|batch| Speed::of(plan(0, 16_384, batch)))
+                    .to_vec(),
+            ],
+        }],
     }
 }

@@ -63,6 +63,8 @@ pub struct Plan {
     pub batch: usize,
     /// Who copies.
     pub copier: CopyBy,
+    /// Whether threads that copy are all in one core complex.
+    pub one_complex: bool,
     /// How many folios may wait for their switch at once; none if they are switched at once.
     pub deferred: Option<usize>,
     /// Whether they trade places with as many others, in place; then batches are of pairs.
@@ -103,6 +105,25 @@ pub enum BadPlan {
 }
 
 impl Plan {
+    /// So many folios, all in one request and one batch, by a CPU that is alone on its machine.
+    #[must_use]
+    pub const fn of(folios: usize, order: u8) -> Self {
+        Self {
+            cpus: 1,
+            nodes: 1,
+            programs: 0,
+            folios,
+            rounds: 1,
+            request: folios,
+            order,
+            batch: folios,
+            copier: CopyBy::Cpu,
+            one_complex: false,
+            deferred: None,
+            exchange: false,
+        }
+    }
+
     /// Bytes of a folio.
     #[must_use]
     pub fn folio_bytes(&self) -> u64 {
@@ -124,7 +145,7 @@ impl Plan {
         if !(1..=most).contains(&(folios as u64)) {
             return Err(BadPlan::Folios(self.folios, self.folio_bytes() >> 10));
         }
-        if self.batch == 0 || self.request == 0 || self.rounds == 0 || self.deferred == Some(0) {
+        if [self.batch, self.request, self.rounds].contains(&0) || self.deferred == Some(0) {
             return Err(BadPlan::Nothing);
         }
         let by_device = matches!(self.copier, CopyBy::Channels(_));
@@ -174,7 +195,7 @@ pub struct Prediction {
     pub first_folio: Option<Duration>,
     /// The longest time that a folio was cut off.
     pub longest_cut_off: Duration,
-    /// The longest time that a program waited for a page.
+    /// The longest time that a program waited for a page, or for its CPU.
     pub longest_stall: Duration,
     /// All copying together.
     pub copy: Duration,

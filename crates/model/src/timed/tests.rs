@@ -24,6 +24,8 @@ fn costs() -> Costs {
         access_ns: 100.0,
         // A base page in 400 ns.
         copy_rate: 10.24e9,
+        away_ns: 0.0,
+        complex_limit: None,
         copy_limit: 20.48e9,
         thread_ns: 0.0,
         splits_folios: true,
@@ -38,17 +40,8 @@ fn costs() -> Costs {
 
 fn plan() -> Plan {
     Plan {
-        cpus: 1,
-        nodes: 1,
-        programs: 0,
-        folios: 1024,
-        request: 1024,
-        order: 0,
         batch: 512,
-        copier: CopyBy::Cpu,
-        deferred: None,
-        exchange: false,
-        rounds: 1,
+        ..Plan::of(1024, 0)
     }
 }
 

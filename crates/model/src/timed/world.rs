@@ -93,6 +93,7 @@ pub(crate) struct World {
     /// How many page table entries a folio has.
     entries: f64,
     copier: CopyBy,
+    one_complex: bool,
     cpus: usize,
     nodes: usize,
     now: Moment,
@@ -135,6 +136,7 @@ impl World {
             costs: costs.clone(),
             entries: entries as f64,
             copier: plan.copier,
+            one_complex: plan.one_complex,
             cpus: plan.cpus,
             nodes: plan.nodes,
             now: 0.0,
@@ -215,7 +217,11 @@ impl World {
         let each = self.programs.iter();
         let lost: Moment = each.clone().map(|program| program.lost.min(now)).sum();
         let longest_stall = each.map(|program| program.longest_stall);
-        let longest_stall = longest_stall.fold(0.0, Moment::max);
+        let away = match self.programs.is_empty() {
+            true => 0.0,
+            false => self.costs.away_ns,
+        };
+        let longest_stall = longest_stall.fold(away, Moment::max);
         let all = now * self.programs.len() as f64;
         Told {
             total: duration(now),
@@ -260,7 +266,10 @@ impl World {
     /// What one of so many that copy at once gets of the rate.
     fn limited(&self, rate: f64, limit: f64, copying: usize) -> f64 {
         let link = self.costs.link_limit.filter(|_| self.nodes > 1);
-        let limit = limit.min(link.unwrap_or(limit));
+        let complex = self.costs.complex_limit.filter(|_| self.one_complex);
+        let limit = limit
+            .min(link.unwrap_or(limit))
+            .min(complex.unwrap_or(limit));
         rate.min(limit / copying.max(1) as f64)
     }
 
