@@ -199,6 +199,14 @@ fn main() {
         trials.push(trial(name, missing(kind), move || {
             unprotect::holding_fails_half_way(kind)
         }));
+        let name = format!("inject::{kind:?}_unprotect_runs").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::lets_runs_go(kind)
+        }));
+        let name = format!("inject::{kind:?}_unprotect_second_run").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::letting_the_second_run_go_fails(kind)
+        }));
     }
     let seconds = std::env::var("TRANSHUME_STRESS_SECONDS")
         .ok()
