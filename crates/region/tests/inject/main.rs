@@ -203,6 +203,10 @@ fn main() {
         trials.push(trial(name, missing(kind), move || {
             unprotect::lets_runs_go(kind)
         }));
+        let name = format!("inject::{kind:?}_unprotect_put_back").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::puts_runs_back(kind)
+        }));
         let name = format!("inject::{kind:?}_unprotect_second_run").to_lowercase();
         trials.push(trial(name, missing(kind), move || {
             unprotect::letting_the_second_run_go_fails(kind)

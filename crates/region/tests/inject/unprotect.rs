@@ -271,3 +271,31 @@ pub(crate) fn letting_the_second_run_go_fails(kind: Kind) {
     }
     herd::sweep(region.words());
 }
+
+/// Stores are let go by few calls also to what is put back: here because holding them off failed for all.
+pub(crate) fn puts_runs_back(kind: Kind) {
+    let region = builder(kind).build().unwrap();
+    herd::fill(&region);
+    let fault = Fault::Partial {
+        bytes: region.len() / 2,
+        errno: Errno::BUSY,
+    };
+    let armed = inject::arm(Call::UffdWriteProtect, Plan::once(fault));
+    let options = Options::new()
+        .limit_bytes(NonZeroUsize::new(region.len()).unwrap())
+        .deferred();
+    let before = inject::calls(Call::UffdWriteProtect);
+    let report = region.migrate(.., "far", &options).unwrap();
+    let calls = inject::calls(Call::UffdWriteProtect) - before;
+    assert_eq!((report.deferred(), armed.fired()), (region.pages(), 1));
+    // Anonymous memory goes by page tables.
+    let batches = if kind.is_mapped() {
+        1
+    } else {
+        region.pages().div_ceil(AT_A_TIME) as u64
+    };
+    assert_eq!(calls, 2 + batches, "one to let stores go");
+    drop(armed);
+    region.settle(..).unwrap();
+    herd::sweep(region.words());
+}
