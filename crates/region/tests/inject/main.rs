@@ -190,6 +190,12 @@ fn main() {
         let name = format!("inject::{kind:?}_unlock").to_lowercase();
         trials.push(trial(name, missing(kind), move || unlock::fails(kind)));
     }
+    for kind in [Kind::Memfd, Kind::File] {
+        let name = format!("inject::{kind:?}_lock_again").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unlock::runs_are_locked_again(kind)
+        }));
+    }
     for kind in Kind::ALL.into_iter().filter(|kind| kind.can_defer()) {
         let name = format!("inject::{kind:?}_unprotect").to_lowercase();
         trials.push(trial(name, missing(kind), move || {
