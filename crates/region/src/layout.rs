@@ -53,6 +53,14 @@ impl Layout {
         self.mlocked.first_in(&(index..index + 1)).is_some()
     }
 
+    /// The runs of these folios that are locked into memory.
+    pub(crate) fn mlocked_of(
+        &self,
+        folios: Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.mlocked.runs_in(folios)
+    }
+
     /// Whether another mapping begins with this folio.
     pub(crate) fn is_seam(&self, index: usize) -> bool {
         !self.seams.is_empty() && self.seams.contains(&index)

@@ -1,6 +1,7 @@
 //! Sets of numbers kept as runs: free frame slots, and the pages of requests.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::ops::Range;
 
 /// A set of numbers as maximal runs.
@@ -132,6 +133,17 @@ impl RunSet {
             .map(|(&start, _)| start)
     }
 
+    /// What of `range` is in the set, as runs in order.
+    pub(crate) fn runs_in(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut rest = range;
+        iter::from_fn(move || {
+            let start = self.first_in(&rest)?;
+            let (_, &run_end) = self.runs.range(..=start).next_back()?;
+            rest.start = run_end.min(rest.end);
+            Some(start..rest.start)
+        })
+    }
+
     /// The length of the longest run.
     pub(crate) fn longest(&self) -> usize {
         self.runs
@@ -220,6 +232,10 @@ mod tests {
                     model.iter().copied().collect::<Vec<_>>());
                 prop_assert_eq!(set.has_all(&(at..at + len)), (at..at + len).all(|n| model.contains(&n)));
                 prop_assert_eq!(set.first_in(&(at..at + len)), model.range(at..at + len).next().copied());
+                let runs = set.runs_in(at..at + len).collect::<Vec<_>>();
+                prop_assert!(runs.windows(2).all(|two| two[0].end < two[1].start));
+                prop_assert_eq!(runs.into_iter().flatten().collect::<Vec<_>>(),
+                    model.range(at..at + len).copied().collect::<Vec<_>>());
             }
         }
     }

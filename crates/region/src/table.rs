@@ -174,6 +174,11 @@ impl FolioTable {
         wait_for(patience, || self.try_lock(folio))
     }
 
+    /// The same, and waits for it up to `patience`. Only for a thread that holds no other.
+    pub(crate) fn lock_for_fault(&self, folio: usize, patience: Duration) -> Result<(), Refused> {
+        wait_for(patience, || self.try_lock_for_fault(folio))
+    }
+
     pub(crate) fn unlock(&self, folio: usize) -> Unlocked {
         let before = self.state[folio].fetch_and(!(LOCKED | FAULT_WAITS), Ordering::Release);
         debug_assert!(before & LOCKED != 0, "folio {folio} was not locked");
@@ -356,6 +361,10 @@ mod tests {
         assert_eq!(table.try_lock(3), Err(Refused::Pinned));
         assert_eq!(table.try_lock_for_fault(3), Ok(()));
         assert_eq!(table.try_lock_for_fault(3), Err(Refused::Locked));
+        assert_eq!(
+            table.lock_for_fault(3, Duration::from_millis(1)),
+            Err(Refused::Locked)
+        );
         table.unpin(3);
         assert_eq!(table.try_lock(3), Err(Refused::Locked));
         assert_eq!(table.unlock(3), Unlocked::Quietly);

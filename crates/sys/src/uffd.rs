@@ -264,8 +264,9 @@ impl Uffd {
     ///
     /// # Errors
     ///
-    /// `ENOENT` outside such memory, `EAGAIN` when the address space is about to change and nothing
-    /// was done. After other errors the range may be done in part.
+    /// `ENOENT` outside such memory, at which the kernel stops: what lies before it is done, and what lies
+    /// behind it is not. `EAGAIN` when the address space is about to change and nothing was done. After
+    /// other errors the range may be done in part.
     ///
     /// # References
     ///

@@ -536,11 +536,18 @@ impl Platform for Session<'_> {
         let layout = Arc::clone(&self.layout);
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            a.at == At::Staging
-                && a.span == b.span
-                && b.at == At::Staging
-                && adjacent(&layout, a, b)
-                && slots_adjacent(a.staging, b.staging)
+            match (a.at, b.at) {
+                (At::Staging, At::Staging) => {
+                    a.span == b.span
+                        && adjacent(&layout, a, b)
+                        && slots_adjacent(a.staging, b.staging)
+                }
+                // These are there already; a call lets stores go to a run of them.
+                (At::Source, At::Source) => {
+                    a.index + 1 == b.index && a.marks.stores_held == b.marks.stores_held
+                }
+                _ => false,
+            }
         });
         for run in runs {
             let Some(first) = run.first() else { continue };

@@ -21,14 +21,14 @@ use transhume_sys::{CallError, Errno};
 
 use super::Pending;
 use super::pending::lock;
-use crate::failure::{failed, wake, why};
+use crate::failure::{LOCK_PATIENCE, failed, wake, why};
 use crate::faults;
-use crate::index_of;
 use crate::kernel::Uffd;
 use crate::runs::RunSet;
 use crate::sync::{Ordering, fence, sleep};
 use crate::table::{FaultSeen, FolioTable};
 use crate::tier::TierId;
+use crate::{TABLE_BYTES, index_of};
 
 /// While a mapping is being moved elsewhere in the address space the kernel asks for another try.
 const TRIES: u32 = 1000;
@@ -117,9 +117,17 @@ impl<H> Stores<'_, H> {
         // nobody relies on their bits before.
         self.are_free(&folios);
         match unprotected {
-            // Not registered: mapped anew since, and free.
-            Err(error) if error.errno != Errno::NOENT => Err(error),
-            _ => Ok(()),
+            Err(error) if error.errno == Errno::NOENT => {
+                // One of them is not registered: mapped anew since, and free. The call has not come to
+                // those behind it.
+                if folios.len() <= 1 {
+                    return Ok(());
+                }
+                let middle = folios.start + folios.len() / 2;
+                self.try_let_go(folios.start..middle, waiters)?;
+                self.try_let_go(middle..folios.end, waiters)
+            }
+            unprotected => unprotected,
         }
     }
 
@@ -175,15 +183,31 @@ impl<H> Stores<'_, H> {
     /// there would wait for whoever locks the folio next, who may wait for the one that stores
     /// (\[batch-deadlock\]). Whether its bit is set does not matter: it is cleared also where it is not
     /// known how far the kernel has come.
+    ///
+    /// A call and its shootdown are for all folios side by side that can be locked, but for no more than
+    /// a page table has: who wants one of them finds it locked for so long. One that somebody else has
+    /// locked is waited for, with no other locked: he may have let stores go before they were held off,
+    /// or may not do so at all, as with a neighbour that he leaves where it is.
     pub(crate) fn let_ahead_go(&self, table: &FolioTable, held_ahead: &RunSet) {
-        for folio in held_ahead.iter().flatten() {
-            // Whoever has it locked lets stores go when he puts it back, or maps it anew.
-            if table.try_lock_for_fault(folio).is_err() {
-                continue;
+        let at_a_time = (TABLE_BYTES / self.page).max(1);
+        for run in held_ahead.iter() {
+            let mut next = run.start;
+            while next < run.end {
+                let first = next;
+                next += 1;
+                if table.lock_for_fault(first, LOCK_PATIENCE).is_err() {
+                    continue;
+                }
+                let most = run.end.min(first + at_a_time);
+                while next < most && table.try_lock_for_fault(next).is_ok() {
+                    next += 1;
+                }
+                self.let_go(&(first..next));
+                for folio in first..next {
+                    let bytes = self.bytes(&(folio..folio + 1));
+                    faults::unlock(table, self.uffd, folio, bytes);
+                }
             }
-            self.let_go(&(folio..folio + 1));
-            let bytes = self.bytes(&(folio..folio + 1));
-            faults::unlock(table, self.uffd, folio, bytes);
         }
     }
 

@@ -293,9 +293,17 @@ impl<'r> Session<'r> {
     /// took of the limit went with it, so it is there for this.
     fn lock_again(&self, folios: Range<usize>) {
         let Some(layout) = &self.locked else { return };
-        for folio in folios.filter(|&folio| layout.is_mlocked(folio)) {
-            // What is refused all the same is only not kept from being swapped.
-            let _ = map::lock(self.addresses(folio, 1), LockMode::ON_FAULT);
+        let lock = |folios: Range<usize>| {
+            map::lock(
+                self.addresses(folios.start, folios.len()),
+                LockMode::ON_FAULT,
+            )
+        };
+        for run in layout.mlocked_of(folios) {
+            if lock(run.clone()).is_err() {
+                // What is refused all the same is only not kept from being swapped.
+                run.for_each(|folio| drop(lock(folio..folio + 1)));
+            }
         }
     }
 }

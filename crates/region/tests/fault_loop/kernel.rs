@@ -30,10 +30,12 @@ const NOTHING: u64 = u64::MAX;
 /// What the kernel may do and the region has to live with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The first call that lets stores go fails when it has let them go.
+    /// The first call that lets stores go fails when it has done so for its first page.
     LetGoFails,
     /// Pages come back and nobody is woken, as where the kernel has miscounted.
     MapsQuietly,
+    /// What is mapped anew cannot be registered, until it is tried again.
+    MapsUnregistered,
 }
 
 #[derive(Debug)]
@@ -59,12 +61,16 @@ struct State {
     next: usize,
     rung: bool,
     troubled: bool,
+    /// How many calls have let stores go and woken who waits, as those do for what was held ahead.
+    let_go: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Page {
     frame: Option<usize>,
     protected: bool,
+    /// Whether stores to it can be held off and let go.
+    registered: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +104,7 @@ impl Machine {
         let page = |frame| Page {
             frame: Some(frame),
             protected: false,
+            registered: true,
         };
         let machine = Arc::new(Self {
             mutant,
@@ -111,6 +118,7 @@ impl Machine {
                 next: 0,
                 rung: false,
                 troubled: false,
+                let_go: 0,
             }),
             woken: Condvar::default(),
             readable: Condvar::default(),
@@ -270,6 +278,7 @@ impl Machine {
         state.pages[folio] = Page {
             frame,
             protected: false,
+            registered: false,
         };
         drop(state);
         let mut state = self.state();
@@ -287,7 +296,24 @@ impl Machine {
         self.state().pages[folio] = Page {
             frame: Some(frame),
             protected: false,
+            registered: self.trouble != Some(Trouble::MapsUnregistered),
         };
+    }
+
+    /// Lets stores to these pages be held off.
+    pub(crate) fn register(&self, bytes: &Range<usize>) {
+        let pages = &mut self.state().pages;
+        folios(bytes).for_each(|folio| pages[folio].registered = true);
+    }
+
+    /// Whether a store to the page would wait.
+    pub(crate) fn is_held_off(&self, folio: usize) -> bool {
+        self.state().pages[folio].protected
+    }
+
+    /// How many calls have let stores go and woken who waits.
+    pub(crate) fn let_go(&self) -> usize {
+        self.state().let_go
     }
 
     /// `madvise(MADV_DONTNEED)` of one page.
@@ -367,10 +393,9 @@ impl Uffd {
             }
             let frame = state.frames.len();
             state.frames.push([0; WORDS]);
-            state.pages[folio] = Page {
-                frame: Some(frame),
-                protected: false,
-            };
+            let page = &mut state.pages[folio];
+            page.frame = Some(frame);
+            page.protected = false;
         }
         if waiters == Waiters::Wake {
             self.0.wake(&folios(&bytes));
@@ -384,23 +409,26 @@ impl Uffd {
         protection: Protection,
     ) -> Result<(), CallError> {
         let protects = protection == Protection::Protect;
-        for folio in folios(&bytes) {
-            let mut state = self.0.state();
-            let page = &mut state.pages[folio];
-            page.protected = protects && page.frame.is_some();
-        }
-        let fails = !protects && self.0.trouble == Some(Trouble::LetGoFails) && {
-            let mut state = self.0.state();
-            !std::mem::replace(&mut state.troubled, true)
+        let wakes = protection == Protection::Unprotect(Waiters::Wake);
+        let failed = |errno| CallError {
+            call: Call::UffdWriteProtect,
+            range: Some(bytes.clone()),
+            errno,
         };
-        if fails {
-            return Err(CallError {
-                call: Call::UffdWriteProtect,
-                range: Some(bytes),
-                errno: Errno::NOMEM,
-            });
+        for (nth, folio) in folios(&bytes).enumerate() {
+            let mut state = self.0.state();
+            state.let_go += usize::from(wakes && nth == 0);
+            let page = &mut state.pages[folio];
+            if !page.registered {
+                return Err(failed(Errno::NOENT));
+            }
+            page.protected = protects && page.frame.is_some();
+            let fails = !protects && self.0.trouble == Some(Trouble::LetGoFails);
+            if fails && !std::mem::replace(&mut state.troubled, true) {
+                return Err(failed(Errno::NOMEM));
+            }
         }
-        if protection == Protection::Unprotect(Waiters::Wake) {
+        if wakes {
             self.0.wake(&folios(&bytes));
         }
         Ok(())

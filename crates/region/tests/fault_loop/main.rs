@@ -54,7 +54,7 @@ use libtest_mimic::{Arguments, Trial};
 use meet::World;
 use mutants::{MUTANTS, Wrong};
 use orders::{MEETINGS, Meeting};
-use units::{BASE_PAGE, SPARE_BYTES, folio_at, index_of};
+use units::{BASE_PAGE, SPARE_BYTES, TABLE_BYTES, folio_at, index_of};
 
 /// By which this program runs one mutant, of the number that follows, and ends at the first panic: after
 /// it the checker cannot go on.

@@ -170,6 +170,22 @@ impl Region {
         );
     }
 
+    /// No request moves these.
+    pub(crate) fn pin(&self, folios: &[usize]) {
+        let table = &self.kept.core.table;
+        for &folio in folios {
+            table.pin(folio, Duration::ZERO).unwrap();
+        }
+    }
+
+    /// A store to one of these would not wait.
+    pub(crate) fn is_let_go(&self, folios: std::ops::Range<usize>) {
+        for folio in folios {
+            let held = self.machine.is_held_off(folio);
+            assert!(!held, "stores to folio {folio} are held off");
+        }
+    }
+
     /// A thread of the application.
     pub(crate) fn thread(&self, work: impl FnOnce(&mut Thread) + 'static) -> Joined {
         let mut thread = Thread {

@@ -432,16 +432,16 @@ impl Platform for Session<'_> {
 
 impl Defers for Session<'_> {
     fn hold(&mut self, entries: &mut [Entry<Held>], ahead: &[Folio]) {
-        let stores = self.memory.stores().unwrap();
+        let memory = self.memory;
+        let stores = memory.stores().unwrap();
+        let prepare = |bytes| {
+            if memory.blind.is_some() {
+                memory.machine().register(&bytes);
+            }
+            Ok(())
+        };
         let held_ahead = &mut self.held_ahead;
-        stores.hold(
-            self.table,
-            entries,
-            ahead,
-            held_ahead,
-            |_| Ok(()),
-            |_| Ok(()),
-        );
+        stores.hold(self.table, entries, ahead, held_ahead, prepare, |_| Ok(()));
     }
 
     fn park(&mut self, entries: &mut [Entry<Held>]) {
@@ -467,7 +467,14 @@ impl Defers for Session<'_> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         if let Some(stores) = self.memory.stores() {
-            stores.let_ahead_go(self.table, &self.held_ahead);
+            match self.machine().mutant {
+                Some(
+                    mutant @ (Mutant::LetsGoWhatOthersHaveLocked
+                    | Mutant::LeavesWhatOthersHaveLocked
+                    | Mutant::TakesOneMappedAnewForAll),
+                ) => mutants::lets_ahead_go_wrongly(&stores, self.table, &self.held_ahead, mutant),
+                _ => stores.let_ahead_go(self.table, &self.held_ahead),
+            }
         }
         self.memory.sessions.fetch_sub(1, Ordering::SeqCst);
     }

@@ -14,6 +14,7 @@ use crate::kernel::{START, Uffd};
 use crate::meet::World;
 use crate::memory::Held;
 use crate::orders;
+use crate::runs::RunSet;
 use crate::sync::{Ordering, fence, sleep};
 use crate::table::{FaultSeen, FolioTable};
 use crate::turnstile::Turnstile;
@@ -28,6 +29,12 @@ pub(crate) enum Mutant {
     LetsGoAndWakesNobody,
     /// A folio from which stores may have been let go is taken for held, because the call failed.
     TakesTornForHeld,
+    /// Stores to a run are let go where only some of it could be locked.
+    LetsGoWhatOthersHaveLocked,
+    /// What others have locked at the end of a request is left to them.
+    LeavesWhatOthersHaveLocked,
+    /// A run of which one folio was mapped anew is taken for free, because the call said so of that one.
+    TakesOneMappedAnewForAll,
     /// Who waits for a notification lets go of the lock between looking and waiting.
     WaitsLate,
     /// Who parks a folio does not look whether a store was left to him.
@@ -88,7 +95,7 @@ pub(crate) const MUTANTS: &[Wrong] = &[
     ),
     wrong(
         Mutant::LetsGoAndWakesNobody,
-        orders::held_ahead_and_not_reached,
+        orders::a_store_settles_what_was_held_ahead,
         2,
         LOST_WAKE_UP,
     ),
@@ -97,6 +104,24 @@ pub(crate) const MUTANTS: &[Wrong] = &[
         orders::letting_go_fails,
         2,
         LOST_STORE,
+    ),
+    wrong(
+        Mutant::LetsGoWhatOthersHaveLocked,
+        orders::one_of_what_is_held_ahead_is_locked,
+        2,
+        "another has let stores go",
+    ),
+    wrong(
+        Mutant::LeavesWhatOthersHaveLocked,
+        orders::one_of_what_is_held_ahead_is_locked,
+        1,
+        "are held off",
+    ),
+    wrong(
+        Mutant::TakesOneMappedAnewForAll,
+        orders::one_of_what_is_held_ahead_is_mapped_anew,
+        1,
+        "are held off",
     ),
     wrong(
         Mutant::WaitsLate,
@@ -199,6 +224,39 @@ pub(crate) fn answers_wrongly(
         }
     });
     left
+}
+
+/// [`Stores::let_ahead_go`] with one of three things wrong: the call is for all of a run, whoever has it
+/// locked; or what is locked is left to others; or what the call says of one folio is taken for what it
+/// says of all.
+pub(crate) fn lets_ahead_go_wrongly(
+    stores: &Stores<'_, Held>,
+    table: &FolioTable,
+    held_ahead: &RunSet,
+    mutant: Mutant,
+) {
+    for run in held_ahead.iter() {
+        let locked = run.clone();
+        let locked = locked.filter(|&folio| table.try_lock_for_fault(folio).is_ok());
+        let locked = locked.collect::<Vec<_>>();
+        match mutant {
+            Mutant::LetsGoWhatOthersHaveLocked => stores.let_go(&run),
+            Mutant::LeavesWhatOthersHaveLocked => {
+                let each = locked.iter();
+                each.for_each(|&folio| stores.let_go(&(folio..folio + 1)));
+            }
+            _ => {
+                let bytes = START + run.start * BASE_PAGE..START + run.end * BASE_PAGE;
+                let unprotect = Protection::Unprotect(Waiters::Wake);
+                let _ = stores.uffd.write_protect(bytes, unprotect);
+                stores.are_free(&run);
+            }
+        }
+        for folio in locked {
+            let bytes = START + folio * BASE_PAGE..START + (folio + 1) * BASE_PAGE;
+            faults::unlock(table, stores.uffd, folio, bytes);
+        }
+    }
 }
 
 /// [`Stores::park`] without the look for a store that was left to the folio's holder before.

@@ -37,8 +37,12 @@ pub(crate) const MEETINGS: &[Meeting] = meetings! {
     two_settle_a_pair: 2;
     a_pair_that_is_given_back: 2;
     a_store_to_what_is_held_ahead: 2;
+    a_store_settles_what_was_held_ahead: 1;
     letting_go_fails: 1;
     held_ahead_and_not_reached: 1;
+    one_of_what_is_held_ahead_is_locked: 1;
+    one_of_what_is_held_ahead_is_mapped_anew: 1;
+    letting_a_run_go_fails: 1;
     the_ledger_is_full: 1;
     two_requests_for_a_page: 2;
     a_store_meets_a_mapping: 2;
@@ -215,6 +219,18 @@ fn a_store_to_what_is_held_ahead(world: World) {
     region.holds(1, [2, 0]);
 }
 
+/// The same, and nobody but the store makes the second settle: it is let go before its turn, or after.
+pub(crate) fn a_store_settles_what_was_held_ahead(world: World) {
+    let region = Region::deferring(world, 2, 2);
+    let app = region.thread(|thread| {
+        thread.store(1, 0, 1);
+        thread.expect(1, 0, 1);
+    });
+    region.defer(0..2, FAR, 1);
+    app.join();
+    region.holds(1, [1, 0]);
+}
+
 pub(crate) fn letting_go_fails(mut world: World) {
     world.trouble = Some(Trouble::LetGoFails);
     a_store_to_what_is_held_ahead(world);
@@ -223,16 +239,69 @@ pub(crate) fn letting_go_fails(mut world: World) {
 /// The second is pinned when its turn comes, so the request ends with stores held off from it.
 pub(crate) fn held_ahead_and_not_reached(world: World) {
     let region = Region::deferring(world, 2, 2);
-    let table = &region.kept.core.table;
-    table.pin(1, std::time::Duration::ZERO).unwrap();
+    region.pin(&[1]);
     let app = region.thread(|thread| {
         thread.store(1, 0, 1);
         thread.expect(1, 0, 1);
     });
     region.defer(0..2, FAR, 1);
+    region.is_let_go(1..2);
     app.join();
     region.holds(1, [1, 0]);
     region.is_in(1, NEAR);
+}
+
+/// Of a run that is held ahead one folio is locked by somebody who does nothing about it. It is let go when
+/// he has given it up, with those behind it.
+pub(crate) fn one_of_what_is_held_ahead_is_locked(world: World) {
+    const LOCKED: usize = 2;
+    let region = Region::deferring(world, 4, 4);
+    region.pin(&[1, 2, 3]);
+    let core = Arc::clone(&region.kept.core);
+    core.table.try_lock_for_fault(LOCKED).unwrap();
+    let machine = Arc::clone(&region.machine);
+    let other = loom::thread::spawn(move || {
+        let before = machine.is_held_off(LOCKED);
+        let after = machine.is_held_off(LOCKED);
+        assert!(after || !before, "another has let stores go");
+        let _ = core.table.unlock(LOCKED);
+    });
+    region.defer(0..4, FAR, 1);
+    region.is_let_go(1..4);
+    let calls = region.machine.let_go();
+    assert!(calls <= 2, "{calls} calls");
+    other.join().unwrap();
+}
+
+/// Of a run that is held ahead one folio moves meanwhile, and the kernel stops at its new mapping.
+pub(crate) fn one_of_what_is_held_ahead_is_mapped_anew(mut world: World) {
+    world.trouble = Some(Trouble::MapsUnregistered);
+    let region = Arc::new(Region::mapped_deferring(world, 3));
+    region.pin(&[2]);
+    let other = {
+        let region = Arc::clone(&region);
+        loom::thread::spawn(move || drop(region.migrate(1..2, FAR, 1)))
+    };
+    region.defer(0..3, FAR, 1);
+    region.is_let_go(2..3);
+    other.join().unwrap();
+    region.settle(3);
+    region.is_let_go(0..3);
+}
+
+/// The call for two folios fails when one of them is let go, while somebody stores to the other.
+fn letting_a_run_go_fails(mut world: World) {
+    world.trouble = Some(Trouble::LetGoFails);
+    let region = Region::deferring(world, 3, 3);
+    region.pin(&[1, 2]);
+    let app = region.thread(|thread| {
+        thread.store(2, 0, 1);
+        thread.expect(2, 0, 1);
+    });
+    region.defer(0..3, FAR, 1);
+    region.is_let_go(1..3);
+    app.join();
+    region.holds(2, [1, 0]);
 }
 
 /// The second batch settles the first, while somebody stores to it.

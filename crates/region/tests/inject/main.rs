@@ -190,6 +190,12 @@ fn main() {
         let name = format!("inject::{kind:?}_unlock").to_lowercase();
         trials.push(trial(name, missing(kind), move || unlock::fails(kind)));
     }
+    for kind in [Kind::Memfd, Kind::File] {
+        let name = format!("inject::{kind:?}_lock_again").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unlock::runs_are_locked_again(kind)
+        }));
+    }
     for kind in Kind::ALL.into_iter().filter(|kind| kind.can_defer()) {
         let name = format!("inject::{kind:?}_unprotect").to_lowercase();
         trials.push(trial(name, missing(kind), move || {
@@ -198,6 +204,18 @@ fn main() {
         let name = format!("inject::{kind:?}_protect").to_lowercase();
         trials.push(trial(name, missing(kind), move || {
             unprotect::holding_fails_half_way(kind)
+        }));
+        let name = format!("inject::{kind:?}_unprotect_runs").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::lets_runs_go(kind)
+        }));
+        let name = format!("inject::{kind:?}_unprotect_put_back").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::puts_runs_back(kind)
+        }));
+        let name = format!("inject::{kind:?}_unprotect_second_run").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unprotect::letting_the_second_run_go_fails(kind)
         }));
     }
     let seconds = std::env::var("TRANSHUME_STRESS_SECONDS")

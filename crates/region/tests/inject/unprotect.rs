@@ -1,7 +1,9 @@
 //! Stores are held off from a page that a deferred request is about to come to, and the calls that do
 //! so, or let them go, fail half-way.
 
+use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,11 +11,13 @@ use std::time::{Duration, Instant};
 use transhume_copy::{CopyJob, Memcpy};
 use transhume_engine::{Copier, CopyAnswer};
 use transhume_region::owner::{Alone, FolioOwner, Place, Refused};
-use transhume_region::{Builder, Deferral, Folio, Mode, Options, Outcome};
+use transhume_region::{Builder, Deferral, Folio, Mode, Options, Outcome, Region};
 use transhume_sys::inject::{self, Fault, Plan};
 use transhume_sys::{Call, Errno};
 
 use crate::{Kind, herd};
+
+const BASE_PAGE: usize = 4096;
 
 /// Which store the application is to make, and which it has made last.
 #[derive(Default)]
@@ -190,5 +194,108 @@ pub(crate) fn holding_fails_half_way(kind: Kind) {
     });
     assert!(!owner.in_vain.load(Ordering::SeqCst), "the store waited");
     assert_eq!(region.words()[index].load(Ordering::SeqCst), value);
+    herd::sweep(region.words());
+}
+
+/// How many base pages are locked at a time when stores are let go at the end of a request.
+const AT_A_TIME: usize = 512;
+
+/// The folios of a region from which stores are held off, by the page map.
+fn held_off(region: &Region) -> Vec<usize> {
+    const HELD_OFF: u64 = 1 << 57;
+    let pages = File::open("/proc/self/pagemap").unwrap();
+    let is_held = |folio: &usize| {
+        let address = region.as_ptr().addr() + folio * region.page_size().bytes();
+        let mut entry = [0; 8];
+        pages
+            .read_exact_at(&mut entry, (address / BASE_PAGE * 8) as u64)
+            .unwrap();
+        u64::from_ne_bytes(entry) & HELD_OFF != 0
+    };
+    (0..region.pages()).filter(is_held).collect()
+}
+
+/// A request that holds stores off all folios by its first call, and comes only to the first of them;
+/// says how many calls it made for stores.
+fn comes_to_the_first_only(region: &Region) -> u64 {
+    let page = region.page_size().bytes();
+    let _pin = region.pin(1..).unwrap();
+    let options = Options::new()
+        .limit_bytes(NonZeroUsize::new(page).unwrap())
+        .deferred();
+    let before = inject::calls(Call::UffdWriteProtect);
+    let report = region.migrate(.., "far", &options).unwrap();
+    assert_eq!(report.deferred(), 1);
+    inject::calls(Call::UffdWriteProtect) - before
+}
+
+/// Stores to many folios are let go by few calls.
+pub(crate) fn lets_runs_go(kind: Kind) {
+    let region = builder(kind).build().unwrap();
+    herd::fill(&region);
+    let calls = comes_to_the_first_only(&region);
+    let held_ahead = region.pages() - 1;
+    println!("{kind:?}: {held_ahead} folios, {calls} calls");
+    let at_a_time = AT_A_TIME * BASE_PAGE / region.page_size().bytes();
+    let runs = held_ahead.div_ceil(at_a_time) as u64;
+    assert_eq!(calls, 1 + runs, "one to hold stores off");
+    assert_eq!(held_off(&region), [0]);
+    region.settle(..).unwrap();
+    herd::sweep(region.words());
+}
+
+/// The call for the second run fails half-way, again and again; or says that it met memory in which
+/// stores cannot be held off, as it would where one folio was mapped anew.
+pub(crate) fn letting_the_second_run_go_fails(kind: Kind) {
+    let region = builder(kind).build().unwrap();
+    herd::fill(&region);
+    for errno in [Errno::AGAIN, Errno::NOMEM, Errno::NOENT] {
+        let armed = inject::arm(
+            Call::UffdWriteProtect,
+            Plan {
+                skip: 2,
+                times: 3,
+                fault: Fault::Partial {
+                    bytes: region.page_size().bytes(),
+                    errno,
+                },
+            },
+        );
+        comes_to_the_first_only(&region);
+        assert!(armed.fired() > 0, "a call failed");
+        drop(armed);
+        assert_eq!(held_off(&region), [0], "{errno:?}");
+        region.settle(..).unwrap();
+        let report = region.migrate(0, "near", &Options::new()).unwrap();
+        assert_eq!(report.moved(), 1);
+    }
+    herd::sweep(region.words());
+}
+
+/// Stores are let go by few calls also to what is put back: here because holding them off failed for all.
+pub(crate) fn puts_runs_back(kind: Kind) {
+    let region = builder(kind).build().unwrap();
+    herd::fill(&region);
+    let fault = Fault::Partial {
+        bytes: region.len() / 2,
+        errno: Errno::BUSY,
+    };
+    let armed = inject::arm(Call::UffdWriteProtect, Plan::once(fault));
+    let options = Options::new()
+        .limit_bytes(NonZeroUsize::new(region.len()).unwrap())
+        .deferred();
+    let before = inject::calls(Call::UffdWriteProtect);
+    let report = region.migrate(.., "far", &options).unwrap();
+    let calls = inject::calls(Call::UffdWriteProtect) - before;
+    assert_eq!((report.deferred(), armed.fired()), (region.pages(), 1));
+    // Anonymous memory goes by page tables.
+    let batches = if kind.is_mapped() {
+        1
+    } else {
+        region.pages().div_ceil(AT_A_TIME) as u64
+    };
+    assert_eq!(calls, 2 + batches, "one to let stores go");
+    drop(armed);
+    region.settle(..).unwrap();
     herd::sweep(region.words());
 }

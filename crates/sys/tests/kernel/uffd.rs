@@ -61,6 +61,11 @@ pub(crate) fn add(suite: &mut Suite) {
         write_protect,
     );
     suite.test(
+        "uffd::write_protect_stops_outside",
+        uffd_with(Features::PAGEFAULT_FLAG_WP),
+        write_protect_stops_outside,
+    );
+    suite.test(
         "uffd::continue_of_a_memfd",
         uffd_with(Features::MINOR_SHMEM),
         continue_of_a_memfd,
@@ -472,6 +477,31 @@ fn write_protect() {
     uffd.write_protect(pages.all(), Protection::Unprotect(Waiters::Wake))
         .unwrap();
     pages.write(3, 98);
+}
+
+fn write_protect_stops_outside() {
+    let uffd = open(Features::PAGEFAULT_FLAG_WP);
+    let pages = Pages::filled(4);
+    register(&uffd, &pages, RegisterMode::WP);
+    uffd.write_protect(pages.all(), Protection::Protect)
+        .unwrap();
+    uffd.unregister(pages.range(1..2)).unwrap();
+    let error = uffd
+        .write_protect(pages.all(), Protection::Unprotect(Waiters::Wake))
+        .unwrap_err();
+    assert_eq!(error.errno, Errno::NOENT);
+    // Before it stores are let go, behind it they are not.
+    pages.write(0, 99);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| pages.write(3, 98));
+        assert!(
+            matches!(next_event(&uffd), Event::Pagefault { addr, .. } if addr == pages.addr(3))
+        );
+        uffd.write_protect(pages.range(2..4), Protection::Unprotect(Waiters::Wake))
+            .unwrap();
+        writer.join().unwrap();
+    });
+    assert_eq!((pages.read(0), pages.read(3)), (99, 98));
 }
 
 fn continue_of_a_memfd() {
