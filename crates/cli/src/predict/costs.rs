@@ -74,6 +74,12 @@ impl From {
                 rate(costs.copy_limit)
             ),
         ];
+        if costs.away_ns > 0.0 {
+            parts.push(format!(
+                "something else has a CPU for {} at most",
+                us(costs.away_ns)
+            ));
+        }
         if let Some(channel) = costs.channel_rate {
             let all = rate(costs.channels_limit);
             parts.push(format!("{} by a channel and {all} by all", rate(channel)));

@@ -69,7 +69,8 @@ pub(super) struct Held {
     calibrates: bool,
     pages_per_s: Figure,
     first_folio_us: Figure,
-    lost_us_per_page: Figure,
+    /// None where nothing was lost.
+    lost_us_per_page: Option<Figure>,
     shootdowns_per_page: Option<Figure>,
 }
 
@@ -233,10 +234,10 @@ pub(super) fn hold(
             calibrates: calibrated.is_some_and(|own| own.rows.contains(&n)),
             pages_per_s: Figure::new(row.pages_per_s, told.folios_per_s()),
             first_folio_us: Figure::new(row.first_folio_us, first),
-            lost_us_per_page: Figure::new(
-                row.lost_ns() / 1e3,
-                told.lost.as_secs_f64() * 1e6 / told.moved as f64,
-            ),
+            lost_us_per_page: (row.lost_ns() > 0.0).then(|| {
+                let predicted = told.lost.as_secs_f64() * 1e6 / told.moved as f64;
+                Figure::new(row.lost_ns() / 1e3, predicted)
+            }),
             shootdowns_per_page: row
                 .shootdowns_per_page
                 .map(|measured| Figure::new(measured, told.shootdowns_per_folio())),
@@ -275,10 +276,17 @@ pub(super) fn show(held: &[Held]) -> String {
         column("predicted", 2, &|row| micro(row.first_folio_us.predicted)),
         column("off by", 2, &|row| told(row, row.first_folio_us)),
         column("app loses us\na page", 2, &|row| {
-            micro(row.lost_us_per_page.measured)
+            let figure = row.lost_us_per_page;
+            figure.map_or("0".to_owned(), |figure| micro(figure.measured))
         }),
-        column("predicted", 2, &|row| micro(row.lost_us_per_page.predicted)),
-        column("off by", 2, &|row| told(row, row.lost_us_per_page)),
+        column("predicted", 2, &|row| {
+            let figure = row.lost_us_per_page;
+            figure.map_or("n/a".to_owned(), |figure| micro(figure.predicted))
+        }),
+        column("off by", 2, &|row| {
+            let figure = row.lost_us_per_page;
+            figure.map_or("n/a".to_owned(), |figure| told(row, figure))
+        }),
         column("shootdowns/page\nmeasured", 3, &|row| {
             let figure = row.shootdowns_per_page;
             figure.map_or("n/a".to_owned(), |figure| format!("{:.4}", figure.measured))
@@ -291,16 +299,16 @@ pub(super) fn show(held: &[Held]) -> String {
         }),
     ];
     let predicted = held.iter().filter(|row| !row.calibrates);
-    let near = |figure: fn(&Held) -> Figure| {
-        let near = predicted.clone().filter(|row| is_near(figure(row).off_by));
-        near.count()
+    let near = |figure: fn(&Held) -> Option<Figure>| {
+        let figures = predicted.clone().filter_map(figure);
+        figures.filter(|figure| is_near(figure.off_by)).count()
     };
     let line = format!(
         "Of {} rows from which no cost is derived, pages/s of {}, the first page of {} and what the application loses \
          in {} are within 25 %; * is off by more.",
         predicted.clone().count(),
-        near(|row| row.pages_per_s),
-        near(|row| row.first_folio_us),
+        near(|row| Some(row.pages_per_s)),
+        near(|row| Some(row.first_folio_us)),
         near(|row| row.lost_us_per_page),
     );
     format!(
