@@ -104,7 +104,7 @@ pub(super) fn read(path: &Path) -> Result<Measured, CliError> {
     let measured: Measured = parse(path)?;
     if measured.rows().is_empty() {
         return Err(CliError::Refused(format!(
-            "{} has no results of anonymous memory by memcpy, which is what can be compared",
+            "{} has no results of anonymous memory by memcpy as this version's bench writes them, which is what can be compared",
             path.display()
         )));
     }
