@@ -80,6 +80,24 @@ fn many_folios_are_switched_by_one_shootdown() {
 }
 
 #[test]
+fn a_pair_larger_than_what_is_settled_at_once_goes_alone() {
+    let folios = [(base(0), NEAR), (folio(512, 9), NEAR), (base(1024), NEAR)];
+    let mut machine = Machine::new(&folios);
+    let mut ledger = Ledger::new(pages(1024), pages(4));
+    machine.set_limit(512);
+    let request = Request::new(machine.folios(), FAR);
+    let report = defer(&mut machine, &ScriptedCopier::good(), request, &mut ledger);
+    assert_eq!(report.deferred(), 3);
+
+    let settlement = settle_all(&mut machine, &mut ledger);
+    assert_eq!(machine.flushed, [1, 512, 1]);
+    assert_eq!(settlement.counts.batches, 3);
+    for (folio, outcome) in settlement.outcomes {
+        assert_eq!((outcome, machine.tier_of(folio)), (Outcome::Moved, FAR));
+    }
+}
+
+#[test]
 fn a_flush_for_another_reason_settles_what_was_recorded_before() {
     let mut machine = Machine::with_base_pages(8);
     machine.lazy = true;
