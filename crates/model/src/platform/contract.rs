@@ -6,14 +6,6 @@ use super::Held;
 use crate::actor::Actor;
 use crate::machine::{ActorId, Holder, Machine, Page, Pte};
 
-/// How often the engine called, to hold against what it counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Calls {
-    pub(crate) rounds: u64,
-    pub(crate) holds: u64,
-    pub(crate) putbacks: u64,
-}
-
 /// Every entry is alive when a call begins.
 pub(super) fn expect_alive(actor: &Actor, entries: &[Entry<Held>], call: &str) {
     if let Some(entry) = entries.iter().find(|entry| !entry.is_alive()) {
