@@ -14,6 +14,16 @@ pub(super) fn expect_alive(actor: &Actor, entries: &[Entry<Held>], call: &str) {
     }
 }
 
+/// What has failed is put back and let go, and comes to no other step.
+pub(super) fn expect_going_on(actor: &Actor, held: &Held, what: &str) {
+    if held.failed {
+        violated(
+            actor,
+            format!("page {} has failed and is {what}", held.page),
+        );
+    }
+}
+
 fn violated(actor: &Actor, what: String) {
     if !actor.is_over() {
         actor.change(|machine| machine.violated(what));

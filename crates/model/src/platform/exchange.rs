@@ -2,6 +2,7 @@
 
 use transhume_engine::{Entry, Exchange, Failure, Step as Stage, Why};
 
+use super::contract::expect_going_on;
 use super::copiers::{SwapJob, swap_words};
 use super::{Held, Migrator};
 use crate::act::Act;
@@ -56,6 +57,8 @@ impl Exchange for Migrator {
 
     fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), Failure> {
         self.actor.may_panic();
+        expect_going_on(&self.actor, a, "swapped");
+        expect_going_on(&self.actor, b, "swapped");
         self.check_references(a, Stage::Copy)?;
         self.check_references(b, Stage::Copy)?;
         swap_words(&self.actor, a, b);

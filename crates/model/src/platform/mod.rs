@@ -12,7 +12,7 @@ use transhume_engine::{
     Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Step as Stage, Wait, Why,
 };
 
-use self::contract::expect_alive;
+use self::contract::{expect_alive, expect_going_on};
 pub(crate) use self::copiers::{Copier, Kind, Swapper};
 pub(crate) use self::deferral::SharedLedger;
 use self::owner::Latches;
@@ -43,6 +43,8 @@ pub(crate) struct Held {
     early: bool,
     /// Whether a copy has been begun.
     copied: bool,
+    /// Whether a call has said that it cannot go on.
+    failed: bool,
 }
 
 /// The copy, or the swap, that a folio needs.
@@ -107,6 +109,7 @@ impl Migrator {
             ahead: false,
             early: false,
             copied: false,
+            failed: false,
         })
     }
 
@@ -137,6 +140,7 @@ impl Migrator {
     }
 
     fn fail(&self, entry: &mut Entry<Held>, step: Stage, why: Why) {
+        entry.held.failed = true;
         entry.fail(self.refuse(entry.held.page, step, why));
     }
 
@@ -322,6 +326,7 @@ impl Platform for Migrator {
         gather: &mut Gather,
         _wait: &Wait,
     ) -> Result<(), Failure> {
+        expect_going_on(&self.actor, held, "unmapped");
         let (page, source) = (held.page, held.source);
         let id = self.actor.id;
         for (n, &space) in held.spaces.iter().enumerate() {
@@ -348,6 +353,7 @@ impl Platform for Migrator {
                     });
                 }
                 self.reachable(page);
+                held.failed = true;
                 return Err(self.refuse(page, Stage::Unmap, why));
             }
         }
@@ -398,6 +404,7 @@ impl Platform for Migrator {
 
     fn is_eligible(&mut self, _folio: Folio, held: &Held) -> bool {
         self.actor.may_panic();
+        expect_going_on(&self.actor, held, "to be copied");
         if self
             .actor
             .look(|machine| machine.has(Bug::ReferenceDroppedInBetween))
@@ -419,6 +426,7 @@ impl Platform for Migrator {
 
     fn copy_on_cpu(&mut self, _folio: Folio, held: &mut Held) -> Result<(), Failure> {
         self.actor.may_panic();
+        expect_going_on(&self.actor, held, "copied");
         self.check_references(held, Stage::Copy)?;
         let job = self.job_of(held);
         copiers::copy_words(&self.actor, &job);
