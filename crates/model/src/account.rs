@@ -27,6 +27,8 @@ pub(crate) struct Trail {
     /// How often it was given up at its destination, and how often the page was left to the ledger.
     moves: usize,
     parks: usize,
+    /// How often it was found at its destination.
+    there: usize,
     /// Since the last try: where its lock was given up.
     pub(crate) released: Option<Place>,
     /// Why it could not go on.
@@ -46,6 +48,11 @@ impl Trail {
     /// The page cannot go on.
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.failed.get_or_insert(failure);
+    }
+
+    /// The page is where it is to go.
+    pub(crate) fn is_there(&mut self) {
+        self.there += 1;
     }
 
     /// The page is left to the ledger.
@@ -149,8 +156,10 @@ impl Machine {
                     // have been locked for it.
                     several => {
                         let stayed = |outcome: &Outcome| matches!(outcome, Outcome::Stayed(_));
+                        let there = count(Outcome::AlreadyThere) > 0;
                         trail.parks <= deferred
                             && (trail.parks > 0) == (deferred > 0)
+                            && (!there || trail.there + trail.moves > 0)
                             && (several.iter().all(stayed) || !several.iter().any(stayed))
                     }
                 };
@@ -305,7 +314,7 @@ impl Trail {
         match outcome {
             Outcome::Moved => self.released == Some(Place::Destination),
             Outcome::Deferred => true,
-            Outcome::AlreadyThere => self.released == Some(Place::Source) && self.failed.is_none(),
+            Outcome::AlreadyThere => self.released == Some(Place::Source) && self.there == 1,
             Outcome::Stayed(failure) if failure.why == Why::NotTried => {
                 // Or memory ran out for another, and then passes did.
                 stopped || self.tries == passes(mode)

@@ -285,10 +285,16 @@ impl Platform for Migrator {
         }
     }
 
-    fn is_in(&self, _folio: Folio, held: &Held, tier: Tier) -> bool {
+    fn is_in(&self, folio: Folio, held: &Held, tier: Tier) -> bool {
         self.actor.may_panic();
-        self.actor
-            .look(|machine| machine.frames[held.source].tier == tier.0)
+        let id = self.actor.id;
+        self.actor.change(|machine| {
+            let is_there = machine.frames[held.source].tier == tier.0;
+            if is_there {
+                machine.trail(id, folio.page()).is_there();
+            }
+            is_there
+        })
     }
 
     fn reserve(&mut self, entries: &mut [Entry<Held>], to: Tier, _wait: &Wait) {
