@@ -24,6 +24,16 @@ pub(super) fn expect_going_on(actor: &Actor, held: &Held, what: &str) {
     }
 }
 
+/// When memory has run out what is cut off is finished, and no more is.
+pub(super) fn expect_memory(actor: &Actor, ran_out: bool, held: &Held) {
+    if ran_out {
+        violated(
+            actor,
+            format!("page {} is unmapped when memory has run out", held.page),
+        );
+    }
+}
+
 fn violated(actor: &Actor, what: String) {
     if !actor.is_over() {
         actor.change(|machine| machine.violated(what));

@@ -12,7 +12,7 @@ use transhume_engine::{
     Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Step as Stage, Wait, Why,
 };
 
-use self::contract::{expect_alive, expect_going_on};
+use self::contract::{expect_alive, expect_going_on, expect_memory};
 pub(crate) use self::copiers::{Copier, Kind, Swapper};
 pub(crate) use self::deferral::SharedLedger;
 use self::owner::Latches;
@@ -60,6 +60,8 @@ pub(crate) struct Job {
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
     spaces: Vec<SpaceId>,
+    /// Whether there was no memory for one of the batch: nothing more is cut off then.
+    ran_out: bool,
 }
 
 /// An actor that migrates.
@@ -333,6 +335,7 @@ impl Platform for Migrator {
         _wait: &Wait,
     ) -> Result<(), Failure> {
         expect_going_on(&self.actor, held, "unmapped");
+        expect_memory(&self.actor, gather.ran_out, held);
         let (page, source) = (held.page, held.source);
         let id = self.actor.id;
         for (n, &space) in held.spaces.iter().enumerate() {
@@ -360,6 +363,7 @@ impl Platform for Migrator {
                 }
                 self.reachable(page);
                 held.failed = true;
+                gather.ran_out |= why == Why::NoMemory;
                 return Err(self.refuse(page, Stage::Unmap, why));
             }
         }
