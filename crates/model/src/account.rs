@@ -320,7 +320,9 @@ impl Trail {
                 stopped || self.tries == passes(mode)
             }
             Outcome::Stayed(failure) => {
-                let given_up = !is_worth_another_try(failure.why, mode);
+                // Where memory ran out either the request ends, or what could be given up for it was.
+                let given_up =
+                    !is_worth_another_try(failure.why, mode) && failure.why != Why::NoMemory;
                 self.failed == Some(failure) && (given_up || stopped || self.tries == passes(mode))
             }
         }
