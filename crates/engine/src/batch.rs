@@ -103,6 +103,22 @@ impl<P: Platform, K: Kind<P>> Work<P, K> {
     }
 }
 
+/// Gives up the lock that was taken last; nothing has been done with its folio. Like any other it stays in
+/// the batch until the platform takes it, so that one that panics before leaves no lock behind.
+fn release_last<P: Platform>(
+    platform: &mut P,
+    entries: &mut Vec<Entry<P::Held>>,
+    mut taken: impl FnMut(usize),
+) {
+    let mut released = core::iter::from_fn(|| {
+        let entry = entries.pop()?;
+        taken(entry.index);
+        Some((entry.folio(), entry.held))
+    })
+    .take(1);
+    platform.release(&mut released, Place::Source);
+}
+
 /// What all types share: the folios still in the batch, and the duty to put them back.
 pub(crate) struct Batch<'p, P: Platform, K: Kind<P> = Folios> {
     pub(crate) platform: &'p mut P,
@@ -424,12 +440,13 @@ impl<'p, P: Platform> Batch<'p, P> {
     }
 
     fn part_with_last_if_at(&mut self, to: P::Tier) {
-        let platform = &mut *self.platform;
-        let is_there = |entry: &mut Entry<P::Held>| platform.is_in(entry.folio(), &entry.held, to);
-        if let Some(entry) = self.work.entries.pop_if(is_there) {
-            self.work.ended.push((entry.index, Outcome::AlreadyThere));
-            let mut released = core::iter::once((entry.folio(), entry.held));
-            self.platform.release(&mut released, Place::Source);
+        if let Some(last) = self.work.entries.last()
+            && self.platform.is_in(last.folio(), &last.held, to)
+        {
+            let (entries, ended) = (&mut self.work.entries, &mut self.work.ended);
+            release_last(self.platform, entries, |index| {
+                ended.push((index, Outcome::AlreadyThere));
+            });
         }
     }
 

@@ -60,7 +60,9 @@ pub trait Deferral: Platform {
     /// whether a store has been let through.
     fn hold(&mut self, entries: &mut [Entry<Self::Held>], ahead: &[Folio]);
 
-    /// The folios go to the ledger: locked still, but whoever wants one may have it settled.
+    /// The folios go to the ledger: locked still, but whoever wants one may have it settled. If this or
+    /// what follows it unwinds before they are recorded there, [`Platform::putback`] comes for them
+    /// as they are.
     fn park(&mut self, entries: &mut [Entry<Self::Held>]);
 
     /// The folios have come out of the ledger to be settled: a batch under way has them now. What

@@ -138,7 +138,7 @@ pub trait Platform {
 
     /// Gives up the locks. The folios are at [`Place::Destination`], and their source frames may be
     /// reused, or at [`Place::Source`], and everything has been put back. Takes every folio that
-    /// the iterator gives.
+    /// the iterator gives; what it has not taken when it unwinds it is given again.
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Self::Held)>, at: Place);
 }
 

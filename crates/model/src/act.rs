@@ -86,6 +86,8 @@ pub(crate) enum Act {
     Device { channel: usize },
     /// Waits for the device.
     AwaitCopies { list: usize },
+    /// Does not wait any longer, and has it make no more of them.
+    CallOff { list: usize },
     /// Takes the copier in use.
     TakeCopier,
     /// Gives it back.
@@ -108,6 +110,8 @@ pub(crate) enum Act {
     Scribble { frame: FrameId },
     /// Looks whether what was stored there is there.
     ReadBack { frame: FrameId },
+    /// Comes to a place where a call can unwind.
+    MayPanic,
 }
 
 /// What a step touches, as sets of things.
@@ -273,7 +277,7 @@ impl Act {
             Self::TryLatch { page } | Self::Latch { page } | Self::Unlatch { page } => {
                 writes |= latch(page);
             }
-            Self::Submit => writes |= CHANNELS,
+            Self::Submit | Self::CallOff { .. } => writes |= CHANNELS,
             Self::Device { channel: id } => {
                 writes |= channel(id);
                 if let Some(next) = machine.channels[id].front() {
@@ -303,6 +307,8 @@ impl Act {
             }
             Self::Scribble { frame: id } => writes |= frame(id),
             Self::ReadBack { frame: id } => reads |= frame(id),
+            // Only one actor can panic, and nobody sees whether it will.
+            Self::MayPanic => {}
         }
         if machine.failures > 0 && self.can_fail() {
             writes |= FAILURES;
@@ -325,6 +331,11 @@ impl Act {
                 | Self::Remap { .. }
                 | Self::Park { .. }
                 | Self::TakeUp { .. }
+                | Self::TryLatch { .. }
+                | Self::Latch { .. }
+                | Self::Submit
+                | Self::HasFlushed
+                | Self::Ledger { .. }
         )
     }
 }
@@ -374,6 +385,7 @@ impl fmt::Display for Act {
             Self::Submit => f.write_str("submits copies"),
             Self::Device { channel } => write!(f, "channel {channel} copies a word"),
             Self::AwaitCopies { .. } => f.write_str("copies are complete"),
+            Self::CallOff { .. } => f.write_str("calls the rest of its copies off"),
             Self::TakeCopier => f.write_str("takes the copier"),
             Self::LeaveCopier { copier } => write!(f, "is done with copier {copier}"),
             Self::ChangeCopier => f.write_str("changes the copier"),
@@ -385,6 +397,7 @@ impl fmt::Display for Act {
             Self::MapNew { page, .. } => write!(f, "maps something new at {page}"),
             Self::Scribble { frame } => write!(f, "uses frame {frame}"),
             Self::ReadBack { frame } => write!(f, "reads frame {frame}"),
+            Self::MayPanic => f.write_str("may panic"),
         }
     }
 }

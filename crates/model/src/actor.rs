@@ -1,8 +1,11 @@
 //! Actors: who does something on the machine, one step after the other.
 
+use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shuttle::thread;
+use transhume_engine::Why;
 
 use crate::act::Act;
 use crate::explore::Strategy;
@@ -95,6 +98,10 @@ pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What an unwinding carries that was meant to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Planned;
+
 /// Somebody who acts on the machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Actor {
@@ -126,6 +133,54 @@ impl Step<'_> {
         }
         self.machine.failures -= 1;
         self.note(|| "fails".to_owned());
+        true
+    }
+
+    /// Which of these the call answers in place of what is so, if it fails here; `first` only, unless the scene
+    /// has every answer tried.
+    pub(crate) fn answers<T: Copy + fmt::Debug>(&mut self, first: T, others: &[T]) -> Option<T> {
+        if self.machine.failures == 0 {
+            return None;
+        }
+        let others = if self.machine.any_answer { others } else { &[] };
+        let count = u32::try_from(others.len()).unwrap_or(u32::MAX - 2);
+        let answer = match locked(self.chooser).choose(count + 2).checked_sub(1)? {
+            0 => first,
+            other => others[other as usize - 1],
+        };
+        self.machine.failures -= 1;
+        self.note(|| format!("{answer:?}"));
+        Some(answer)
+    }
+
+    /// Why a call refuses a folio, if it does here. A platform may have any reason but the engine's own.
+    pub(crate) fn refuses(&mut self, first: Why) -> Option<Why> {
+        const ANY: [Why; 10] = [
+            Why::Busy,
+            Why::Again,
+            Why::Pinned,
+            Why::Shared,
+            Why::Absent,
+            Why::NoMemory,
+            Why::NotPermitted,
+            Why::Unsupported,
+            Why::CopyFailed,
+            Why::System,
+        ];
+        if self.machine.failures == 0 {
+            return None;
+        }
+        let others: Vec<Why> = ANY.into_iter().filter(|why| *why != first).collect();
+        self.answers(first, &others)
+    }
+
+    /// Whether the call unwinds here, which is tried both ways.
+    fn panics(&mut self) -> bool {
+        if locked(self.chooser).choose(2) == 0 {
+            return false;
+        }
+        self.machine.panics = None;
+        self.note(|| "panics".to_owned());
         true
     }
 }
@@ -167,6 +222,15 @@ impl Actor {
         }
         run.show(self.id, act);
         Some(done)
+    }
+
+    /// A place where a call of the platform, the copier or the owner may unwind, by who is to in this scene.
+    pub(crate) fn may_panic(&self) {
+        let may = self.look(|machine| machine.panics == Some(self.id));
+        if may && self.step(Act::MayPanic, |step| step.panics()) == Some(true) {
+            // Not by `panic!`, which would say so on stderr.
+            resume_unwind(Box::new(Planned));
+        }
     }
 
     /// Looks at what nobody else changes now, so that it is part of the last step.

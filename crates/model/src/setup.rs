@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use transhume_engine::{Folio, Ledger, Limit, Mode, Order};
 
 use crate::bug::Bug;
-use crate::machine::{Machine, Page, SpaceId};
+use crate::machine::{ActorId, Machine, Page, SpaceId};
 use crate::platform::Kind;
 use crate::roles::{Move, Op, Role};
 
@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     patient: bool,
     owned: bool,
     failures: u32,
+    any_answer: bool,
+    panics: Option<ActorId>,
     ledger: u64,
     at_once: u64,
     channels: usize,
@@ -49,6 +51,8 @@ impl Setup {
             patient: false,
             owned: false,
             failures: 0,
+            any_answer: false,
+            panics: None,
             ledger: 8,
             at_once: 8,
             channels: 0,
@@ -75,6 +79,19 @@ impl Setup {
     /// So many calls may fail for no reason.
     pub(crate) fn failures(mut self, failures: u32) -> Self {
         self.failures = failures;
+        self
+    }
+
+    /// And in each way that a call may.
+    pub(crate) fn any_answer(mut self) -> Self {
+        self.any_answer = true;
+        self
+    }
+
+    /// One of the calls for who was named last panics.
+    pub(crate) fn panics(mut self) -> Self {
+        // Before the first is the one who sets the scene.
+        self.panics = Some(self.roles.len());
         self
     }
 
@@ -164,6 +181,8 @@ impl Setup {
         machine.patient = self.patient;
         machine.owned = self.owned;
         machine.failures = self.failures;
+        machine.any_answer = self.any_answer;
+        machine.panics = self.panics;
         machine.channels = vec![Default::default(); self.channels];
         machine.defers = self
             .roles

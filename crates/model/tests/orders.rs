@@ -7,7 +7,7 @@ use std::sync::Arc;
 use transhume_model::{Case, Orders, Progress, Verdict, check};
 
 /// Scenes whose orders are more than a test should try; `transhume check --exhaustive` tries them.
-const LONG: [&str; 14] = [
+const LONG: [&str; 17] = [
     "batch",
     "sync",
     "deferred-store",
@@ -22,6 +22,9 @@ const LONG: [&str; 14] = [
     "deferred-failures",
     "spaces",
     "orders",
+    "named-by-two",
+    "panics",
+    "panics-exchange",
 ];
 
 fn clean(case: &'static Case, orders: Orders) -> Verdict {

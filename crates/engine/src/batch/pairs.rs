@@ -1,10 +1,8 @@
 //! The steps of an exchange that are its own: isolating both of a pair, swapping their contents, and
 //! making each reachable in the other's frame (\[fast-copy\]).
 
-use alloc::vec::Vec;
-
 use super::kind::partners;
-use super::{Batch, Copied, Entry, Flushed, Isolated, Pairs, Remapped, Work};
+use super::{Batch, Copied, Entry, Flushed, Isolated, Pairs, Remapped, Work, release_last};
 use crate::exchange::{Exchange, SwapAnswer, Swapper};
 use crate::failure::{Failure, Step, Why};
 use crate::folio::Folio;
@@ -69,7 +67,7 @@ impl<'p, P: Exchange> Isolated<'p, P, Pairs> {
                 if batch.try_lock(pair, folios, Side::B).is_ok() {
                     batch.part_with_last_if_alike();
                 } else {
-                    batch.release_last(Side::A);
+                    batch.release_last(Side::A, None);
                 }
             }
         }
@@ -105,7 +103,7 @@ impl<'p, P: Exchange> Isolated<'p, P, Pairs> {
                     break;
                 }
                 Err(failure) => {
-                    batch.release_last(first);
+                    batch.release_last(first, None);
                     if last_turn || failure.why != Why::Busy {
                         batch.stays(second.index(pair), failure);
                         break;
@@ -129,18 +127,14 @@ impl<'p, P: Exchange> Batch<'p, P, Pairs> {
         }
     }
 
-    /// The locked folios of one side. Until all are locked, those of the second are where nobody has
-    /// left yet: `Batch` has them there too, so that a platform that panics leaves no lock behind.
-    fn locked(&mut self, side: Side) -> &mut Vec<Entry<P::Held>> {
-        match side {
-            Side::A => &mut self.work.entries,
-            Side::B => &mut self.work.leaving,
-        }
-    }
-
+    /// Until all are locked, those of the second side are where nobody has left yet: `Batch` has them there too, so
+    /// that a platform that panics leaves no lock behind.
     fn hold(&mut self, pair: usize, folios: (Folio, Folio), side: Side, held: P::Held) {
         let entry = Entry::new(side.index(pair), side.of(folios), held);
-        self.locked(side).push(entry);
+        match side {
+            Side::A => self.work.entries.push(entry),
+            Side::B => self.work.leaving.push(entry),
+        }
     }
 
     fn stays(&mut self, index: usize, failure: Failure) {
@@ -160,12 +154,17 @@ impl<'p, P: Exchange> Batch<'p, P, Pairs> {
         }
     }
 
-    /// Gives up the lock that was taken last; nothing has been done with its folio.
-    fn release_last(&mut self, side: Side) {
-        if let Some(entry) = self.locked(side).pop() {
-            let mut released = core::iter::once((entry.folio(), entry.held));
-            self.platform.release(&mut released, Place::Source);
-        }
+    /// Gives up the lock that was taken last, for that outcome if it is one.
+    fn release_last(&mut self, side: Side, outcome: Option<Outcome>) {
+        let work = &mut *self.work;
+        let ended = &mut work.ended;
+        let locked = match side {
+            Side::A => &mut work.entries,
+            Side::B => &mut work.leaving,
+        };
+        release_last(self.platform, locked, |index| {
+            ended.extend(outcome.map(|outcome| (index, outcome)));
+        });
     }
 
     /// Lets a pair go that was just locked, if an exchange would change nothing.
@@ -173,11 +172,8 @@ impl<'p, P: Exchange> Batch<'p, P, Pairs> {
         if let (Some(a), Some(b)) = (self.work.entries.last(), self.work.leaving.last())
             && self.platform.are_alike(&a.held, &b.held)
         {
-            let (a, b) = (a.index, b.index);
-            self.work.ended.push((a, Outcome::AlreadyThere));
-            self.work.ended.push((b, Outcome::AlreadyThere));
-            self.release_last(Side::A);
-            self.release_last(Side::B);
+            self.release_last(Side::A, Some(Outcome::AlreadyThere));
+            self.release_last(Side::B, Some(Outcome::AlreadyThere));
         }
     }
 

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use transhume_engine::{
-    ExchangeRequest, Failure, Folio, Isolated, Limit, Mode, Nonsense, PairOutcome, Side, Step, Why,
-    Work, exchange,
+    ExchangeRequest, Failure, Folio, Isolated, Limit, Mode, Nonsense, PairOutcome,
+    SYNC_BATCH_PASSES, Side, Step, Why, Work, exchange,
 };
 
 use crate::machine::{
@@ -329,6 +329,32 @@ fn a_panic_anywhere_leaves_every_pair_whole() {
         }
     }
     assert!(reached > 90, "{reached} of the panics were met");
+}
+
+#[test]
+fn a_panic_before_a_folio_is_released_leaves_no_lock() {
+    let busy = [fails(Call::Lock, base(6), Why::Busy, 1)];
+    let busy_in_batches = [fails(Call::Lock, base(0), Why::Busy, SYNC_BATCH_PASSES)];
+    for (mode, folios, troubles) in [
+        // The second of the first pair is busy, or has nothing to gain.
+        (Mode::Async, pairs(6), &busy[..]),
+        (Mode::Async, vec![(base(0), base(1))], &[]),
+        (Mode::Sync, vec![(base(0), base(1))], &busy_in_batches),
+        (Mode::Async, pairs(6), &[]),
+    ] {
+        let mut machine = machine(6);
+        machine.set_troubles(troubles);
+        machine.release_panics = true;
+        let request = ExchangeRequest {
+            mode,
+            ..ExchangeRequest::new(folios)
+        };
+        machine.expect_pairs(&request);
+        let run = AssertUnwindSafe(|| exchange(&mut machine, &ScriptedSwapper::good(), request));
+        let panic = catch_unwind(run).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&PLANNED));
+        machine.check();
+    }
 }
 
 #[test]

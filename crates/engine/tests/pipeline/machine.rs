@@ -262,6 +262,8 @@ pub(crate) struct Machine {
     pub(crate) shootdown_cost: Duration,
     pub(crate) copy_cost: Duration,
     pub(crate) release_cost: Duration,
+    /// Whether the next call to release panics before it takes a folio.
+    pub(crate) release_panics: bool,
     pub(crate) tally: Tally,
     /// Every failure that was told, by page, in order.
     told: BTreeMap<u64, Vec<Failure>>,
@@ -312,6 +314,7 @@ impl Machine {
             shootdown_cost: Duration::from_micros(10),
             copy_cost: Duration::from_micros(1),
             release_cost: Duration::ZERO,
+            release_panics: false,
             tally: Tally::default(),
             told: BTreeMap::new(),
             out_of_memory: false,
@@ -1077,6 +1080,9 @@ impl Platform for Machine {
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
         self.programs_run();
         self.clock.set(self.clock.get() + self.release_cost);
+        if core::mem::take(&mut self.release_panics) {
+            resume_unwind(Box::new(PLANNED));
+        }
         for (folio, held) in folios {
             assert_eq!(held.page, folio.page());
             self.released.push(folio);

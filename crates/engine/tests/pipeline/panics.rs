@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use transhume_engine::{CopyAnswer, Failure, Isolated, Outcome, Request, Step, Why, Work, migrate};
 
-use crate::machine::{Act, Call, FAR, Machine, PLANNED, ScriptedCopier, base, fails, panics};
+use crate::machine::{Act, Call, FAR, Machine, NEAR, PLANNED, ScriptedCopier, base, fails, panics};
 
 const CALLS: [Call; 13] = [
     Call::Lock,
@@ -127,6 +127,21 @@ fn a_panic_while_others_are_put_back_does_not_take_back_what_arrived() {
             ended,
             [(0, Outcome::Moved), (1, again), (2, Outcome::Moved)]
         );
+    }
+}
+
+#[test]
+fn a_panic_before_a_folio_is_released_leaves_no_lock() {
+    // Each is let go alone: there already, out of its batch, or at its end.
+    for (from, troubles) in [
+        (FAR, vec![]),
+        (NEAR, vec![fails(Call::Unmap, base(0), Why::Busy, 1)]),
+        (NEAR, vec![]),
+    ] {
+        let mut machine = Machine::new(&[(base(0), from), (base(1), NEAR)]);
+        machine.set_troubles(&troubles);
+        machine.release_panics = true;
+        run_into_panic(&mut machine, &ScriptedCopier::good());
     }
 }
 

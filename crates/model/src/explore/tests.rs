@@ -117,10 +117,38 @@ fn the_end_of_a_process_is_as_in_all_orders() {
 }
 
 #[test]
+fn panics_and_what_is_answered_end_as_in_all_orders() {
+    let scene = Setup::new(1, 1)
+        .with(to_1(&[0]).role())
+        .panics()
+        .failures(1)
+        .with(Role::Lock { page: 0 });
+    compare(&scene, 2);
+    let scene = Setup::new(1, 2)
+        .device(1)
+        .failures(1)
+        .program(&[store(0).of_word(1)])
+        .with(to_1(&[0]).by(Kind::Device).role());
+    compare(&scene, 1);
+}
+
+#[test]
 fn failures_are_tried_at_every_call() {
     let scene = Setup::new(1, 1).failures(1).with(to_1(&[0]).role());
-    let (orders, ends) = ends(&scene, Exhaustive::default());
+    let (orders, all) = ends(&scene, Exhaustive::default());
     // One without a failure, and one for each call that can fail; where there is no memory it stays.
-    assert_eq!(orders, 7);
-    assert_eq!(ends.len(), 2, "{ends:?}");
+    assert_eq!(orders, 8);
+    assert_eq!(all.len(), 2, "{all:?}");
+    // Five calls with ten reasons each, seven ways of a copier, one to say that somebody refers to the frame.
+    let (orders, all) = ends(&scene.any_answer(), Exhaustive::default());
+    assert_eq!(orders, 1 + 5 * 10 + 7 + 1);
+    assert_eq!(all.len(), 2, "{all:?}");
+}
+
+#[test]
+fn every_call_panics_once() {
+    let scene = Setup::new(1, 1).with(to_1(&[0]).role()).panics();
+    let (orders, ends) = ends(&scene, Exhaustive::default());
+    // One without a panic and one for each place; the second request may find that the first has moved it.
+    assert_eq!((orders, ends.len()), (1 + 14, 2), "{ends:?}");
 }

@@ -16,6 +16,7 @@ pub(crate) use self::access::{Access, Place};
 pub(crate) use self::flush::{Flush, Wrapping};
 pub(crate) use self::memory::{Frame, POISON};
 pub(crate) use self::pairs::Pairs;
+use crate::account::Account;
 use crate::bug::Bug;
 use crate::platform::Held;
 
@@ -89,15 +90,6 @@ pub(crate) enum Holder {
     Ledger,
 }
 
-/// What was done with a page since its lock was asked for last.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Trail {
-    /// It was left to the ledger.
-    pub(crate) parked: bool,
-    /// Its lock was given up there.
-    pub(crate) released: Option<transhume_engine::Place>,
-}
-
 /// A copy that a device makes, word by word.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Descriptor {
@@ -161,8 +153,11 @@ pub(crate) struct Machine {
     /// The copier in use, and how many copies each has under way, or that it is gone.
     pub(crate) copier: usize,
     pub(crate) copies_by: Vec<Option<usize>>,
-    /// How many calls may still fail for no reason.
+    /// How many calls may still fail for no reason, and whether each answer is tried that they may give.
     pub(crate) failures: u32,
+    pub(crate) any_answer: bool,
+    /// Who may still panic, once.
+    pub(crate) panics: Option<ActorId>,
     /// Base pages that each actor has cut off now, and may.
     pub(crate) cut_off: BTreeMap<ActorId, CutOff>,
     pub(crate) limits: BTreeMap<ActorId, u64>,
@@ -174,12 +169,11 @@ pub(crate) struct Machine {
     pub(crate) stores: BTreeMap<ActorId, u16>,
     /// What each actor has read last.
     pub(crate) read: BTreeMap<ActorId, Version>,
-    /// How far each actor has come with each page that it was asked to move.
-    pub(crate) trails: BTreeMap<(ActorId, Page), Trail>,
+    /// What each actor has done for its request, and what for pairs that it settles now.
+    pub(crate) accounts: BTreeMap<ActorId, Account>,
+    pub(crate) settling: BTreeMap<ActorId, Account>,
     /// Whether no pair that was to trade places has stayed.
     pub(crate) all_exchanged: bool,
-    /// Where pairs were when they were given up that have just been settled.
-    pub(crate) settled: BTreeMap<Page, transhume_engine::Place>,
     /// What the engine said of each request, by who made it.
     pub(crate) reports: Vec<(ActorId, transhume_engine::Report<crate::platform::Tier>)>,
     /// What was violated first.
@@ -216,15 +210,17 @@ impl Machine {
             copier: 0,
             copies_by: vec![Some(0); 2],
             failures: 0,
+            any_answer: false,
+            panics: None,
             cut_off: BTreeMap::new(),
             limits: BTreeMap::new(),
             pairs: Pairs::default(),
             stale_copies: BTreeMap::new(),
             stores: BTreeMap::new(),
             read: BTreeMap::new(),
-            trails: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            settling: BTreeMap::new(),
             all_exchanged: true,
-            settled: BTreeMap::new(),
             reports: Vec::new(),
             violation: None,
         }

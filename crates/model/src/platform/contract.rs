@@ -6,19 +6,31 @@ use super::Held;
 use crate::actor::Actor;
 use crate::machine::{ActorId, Holder, Machine, Page, Pte};
 
-/// How often the engine called, to hold against what it counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Calls {
-    pub(crate) rounds: u64,
-    pub(crate) holds: u64,
-    pub(crate) putbacks: u64,
-}
-
 /// Every entry is alive when a call begins.
 pub(super) fn expect_alive(actor: &Actor, entries: &[Entry<Held>], call: &str) {
     if let Some(entry) = entries.iter().find(|entry| !entry.is_alive()) {
         let folio = entry.folio();
         violated(actor, format!("{folio:?} has failed and comes to {call}"));
+    }
+}
+
+/// What has failed is put back and let go, and comes to no other step.
+pub(super) fn expect_going_on(actor: &Actor, held: &Held, what: &str) {
+    if held.failed {
+        violated(
+            actor,
+            format!("page {} has failed and is {what}", held.page),
+        );
+    }
+}
+
+/// When memory has run out what is cut off is finished, and no more is.
+pub(super) fn expect_memory(actor: &Actor, ran_out: bool, held: &Held) {
+    if ran_out {
+        violated(
+            actor,
+            format!("page {} is unmapped when memory has run out", held.page),
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! What copies on the machine: the CPU, and a device with channels.
 
+use std::collections::BTreeSet;
+
 use transhume_engine::{CopyAnswer, SwapAnswer};
 
 use super::{Held, Job};
@@ -54,46 +56,89 @@ impl transhume_engine::Copier<Job> for Copier {
     fn copy(&self, jobs: &[Job], answers: &mut [CopyAnswer]) {
         match self.kind {
             Kind::Cpu => {
-                for (job, answer) in jobs.iter().zip(answers) {
+                for (job, answer) in jobs.iter().zip(&mut *answers) {
                     *answer = self.by_cpu(job);
                 }
-                return;
             }
-            Kind::Device => self.by_device(jobs),
-            Kind::InUse => self.by_the_one_in_use(jobs),
+            Kind::Device => self.by_device(jobs, answers),
+            Kind::InUse => {
+                self.by_the_one_in_use(jobs);
+                answers.fill(CopyAnswer::Copied);
+            }
         }
-        answers.fill(CopyAnswer::Copied);
+        self.actor.may_panic();
+        let id = self.actor.id;
+        self.actor.change(|machine| {
+            let calls = &mut machine.account(id).calls;
+            for answer in answers {
+                match answer {
+                    CopyAnswer::Copied => calls.copied_by_copier += 1,
+                    CopyAnswer::Declined => calls.declined += 1,
+                    CopyAnswer::Failed => calls.copy_failures += 1,
+                    CopyAnswer::TimedOut => calls.timed_out += 1,
+                    CopyAnswer::Unconfirmed => calls.unconfirmed += 1,
+                }
+            }
+        });
     }
 }
 
 impl Copier {
-    /// Where a call may fail it may give up before anything is copied.
+    /// Where a call may fail it may give up before anything is copied, or when a word is, or not know
+    /// that it has copied.
     fn by_cpu(&self, job: &Job) -> CopyAnswer {
+        use CopyAnswer::{Copied, Declined, Failed, TimedOut, Unconfirmed};
         if job.early {
-            return CopyAnswer::Copied;
+            return Copied;
         }
+        self.actor.may_panic();
         let Job { from, to, .. } = *job;
         let act = Act::Copy { from, to, word: 0 };
         let gives_up = self.actor.step(act, |step| {
-            let gives_up = step.fails();
-            if !gives_up {
+            let others = [
+                (Declined, 0),
+                (TimedOut, 0),
+                (Unconfirmed, 0),
+                (Failed, 1),
+                (TimedOut, 1),
+                (Unconfirmed, job.words),
+            ];
+            let gives_up = step.answers((Failed, 0), &others);
+            if gives_up.is_none_or(|(_, words)| words > 0) {
                 step.machine.copy_word(from, to, 0);
             }
             gives_up
         });
-        if gives_up == Some(true) {
-            return CopyAnswer::Failed;
+        match gives_up.flatten() {
+            None | Some((_, 2..)) => copy_words_from(&self.actor, job, 1),
+            Some((_, 0 | 1)) => {}
         }
-        copy_words_from(&self.actor, job, 1);
-        CopyAnswer::Copied
+        gives_up.flatten().map_or(Copied, |(answer, _)| answer)
     }
 
-    fn by_device(&self, jobs: &[Job]) {
-        let submitted = self
-            .actor
-            .step(Act::Submit, |step| step.machine.submit(jobs));
-        if let Some(list) = submitted {
+    /// Where a call may fail the driver may wait no longer than it likes.
+    fn by_device(&self, jobs: &[Job], answers: &mut [CopyAnswer]) {
+        self.actor.may_panic();
+        let submitted = self.actor.step(Act::Submit, |step| {
+            let list = step.machine.submit(jobs);
+            (list, step.fails())
+        });
+        let Some((list, has_deadline)) = submitted else {
+            return;
+        };
+        answers.fill(CopyAnswer::Copied);
+        if !has_deadline {
             self.actor.step(Act::AwaitCopies { list }, |_| {});
+            return;
+        }
+        let called_off = self
+            .actor
+            .step(Act::CallOff { list }, |step| step.machine.call_off(list));
+        let left = called_off.unwrap_or_default();
+        for (job, answer) in jobs.iter().zip(answers) {
+            if left.contains(&job.to) {
+                *answer = CopyAnswer::TimedOut;
+            }
         }
     }
 
@@ -168,6 +213,21 @@ impl Machine {
         list
     }
 
+    /// The device makes no more copies of a list; the frames that are not complete.
+    fn call_off(&mut self, list: usize) -> BTreeSet<FrameId> {
+        let mut left = BTreeSet::new();
+        for channel in &mut self.channels {
+            left.extend(
+                channel
+                    .iter()
+                    .filter(|copy| copy.list == list)
+                    .map(|copy| copy.to),
+            );
+            channel.retain(|copy| copy.list != list);
+        }
+        left
+    }
+
     /// The device makes the next copy of a channel.
     pub(crate) fn device(&mut self, channel: usize) {
         if let Some(next) = self.channels[channel].pop_front() {
@@ -236,7 +296,8 @@ impl transhume_engine::Swapper<SwapJob> for Swapper {
     }
 
     fn swap(&self, pairs: &[SwapJob], answers: &mut [SwapAnswer]) {
-        for (job, answer) in pairs.iter().zip(answers) {
+        for (job, answer) in pairs.iter().zip(&mut *answers) {
+            self.actor.may_panic();
             let frame = job.a;
             // Where a call may fail it may leave a pair untouched.
             let leaves = self
@@ -247,5 +308,16 @@ impl transhume_engine::Swapper<SwapJob> for Swapper {
                 *answer = SwapAnswer::Swapped;
             }
         }
+        self.actor.may_panic();
+        let id = self.actor.id;
+        self.actor.change(|machine| {
+            let calls = &mut machine.account(id).calls;
+            for answer in answers {
+                match answer {
+                    SwapAnswer::Swapped => calls.copied_by_copier += 1,
+                    SwapAnswer::Untouched => calls.unconfirmed += 1,
+                }
+            }
+        });
     }
 }

@@ -5,37 +5,40 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use transhume_engine::{
-    Deferral, Entry, Failure, Folio, Generation, Ledger, Outcome, Parked, Place, Settlement,
-    Step as Stage, Waiting, Why, settle,
+    Deferral, Entry, Folio, Generation, Ledger, Parked, Step as Stage, Waiting, Why, settle,
 };
 
 use super::contract::expect_alive;
 use super::{Held, Migrator};
+use crate::account::Account;
 use crate::act::Act;
 use crate::actor::Actor;
-use crate::machine::{Holder, Pte};
+use crate::machine::{Holder, Page, Pte};
 
 impl Deferral for Migrator {
     fn hold(&mut self, entries: &mut [Entry<Held>], _ahead: &[Folio]) {
         expect_alive(&self.actor, entries, "hold");
-        self.calls.holds += 1;
+        self.count(|calls| calls.holds += 1);
+        self.actor.may_panic();
         let mut spaces = Vec::new();
         for entry in &mut *entries {
             let page = entry.held.page;
             for &space in &entry.held.spaces {
-                let held = self.actor.step(Act::Protect { space, page }, |step| {
-                    if step.fails() {
-                        return false;
+                self.actor.may_panic();
+                let refused = self.actor.step(Act::Protect { space, page }, |step| {
+                    let refused = step.refuses(Why::Again);
+                    if refused.is_some() {
+                        return refused;
                     }
                     if let Some(Pte::Present { writable, .. }) =
                         step.machine.spaces[space].get_mut(&page)
                     {
                         *writable = false;
                     }
-                    true
+                    None
                 });
-                if held == Some(false) {
-                    entry.fail(Failure::new(Stage::Unmap, Why::Again));
+                if let Some(why) = refused.flatten() {
+                    self.fail(entry, Stage::Unmap, why);
                     break;
                 }
                 spaces.push(space);
@@ -44,11 +47,13 @@ impl Deferral for Migrator {
         spaces.sort_unstable();
         spaces.dedup();
         self.flush(&spaces);
+        self.actor.may_panic();
     }
 
     fn park(&mut self, entries: &mut [Entry<Held>]) {
         expect_alive(&self.actor, entries, "park");
         for entry in entries {
+            self.actor.may_panic();
             let held = &mut entry.held;
             let (page, Some(destination)) = (held.page, held.destination) else {
                 continue;
@@ -56,22 +61,23 @@ impl Deferral for Migrator {
             let (id, source) = (self.actor.id, held.source);
             let spaces = &held.spaces;
             let parked = self.actor.step(Act::Park { page }, |step| {
-                if step.fails() {
-                    return false;
+                if let Some(why) = step.refuses(Why::Again) {
+                    return Err(why);
                 }
                 let machine = &mut *step.machine;
                 machine.expect_lock(id, page, "parked");
                 machine.locks.insert(page, Holder::Ledger);
-                machine.trails.entry((id, page)).or_default().parked = true;
+                machine.trail(id, page).park();
                 let base_pages = machine.base_pages(page);
                 machine
                     .pairs
                     .insert(page, [source, destination], base_pages);
                 machine.expect_room();
-                true
+                Ok(())
             });
+            held.parked = parked == Some(Ok(()));
             let lazy = self.actor.look(|machine| machine.lazy);
-            for &space in spaces.iter().filter(|_| lazy && parked == Some(true)) {
+            for &space in spaces.iter().filter(|_| lazy && held.parked) {
                 let frame = destination;
                 self.actor.step(Act::Remap { space, page, frame }, |step| {
                     let writable = false;
@@ -79,29 +85,34 @@ impl Deferral for Migrator {
                     step.machine.spaces[space].insert(page, pte);
                 });
             }
-            if parked == Some(false) {
-                entry.fail(Failure::new(Stage::Remap, Why::Again));
+            if let Some(Err(why)) = parked {
+                self.fail(entry, Stage::Remap, why);
             } else {
                 held.ahead = lazy;
             }
         }
+        self.actor.may_panic();
     }
 
     fn take_up(&mut self, entries: &mut [Entry<Held>]) {
         let id = self.actor.id;
+        self.count(|calls| calls.batches += 1);
         for entry in entries {
+            self.actor.may_panic();
             let page = entry.held.page;
-            let taken = self.actor.step(Act::TakeUp { page }, |step| {
+            let refused = self.actor.step(Act::TakeUp { page }, |step| {
                 step.machine.locks.insert(page, Holder::Actor(id));
-                !step.fails()
+                step.refuses(Why::Again)
             });
-            if taken == Some(false) {
-                entry.fail(Failure::new(Stage::Unmap, Why::Again));
+            entry.held.parked = false;
+            if let Some(why) = refused.flatten() {
+                self.fail(entry, Stage::Unmap, why);
             }
         }
     }
 
     fn generation(&self) -> Generation {
+        self.actor.may_panic();
         let moment = self.actor.step(Act::Moment, |step| step.machine.moment());
         moment.unwrap_or_default()
     }
@@ -111,7 +122,8 @@ impl Deferral for Migrator {
             && self
                 .actor
                 .step(Act::HasFlushed, |step| {
-                    let flushed = step.machine.has_flushed(since);
+                    // It need not know of a shootdown that was not its own.
+                    let flushed = step.machine.has_flushed(since) && !step.fails();
                     step.note(|| if flushed { "yes" } else { "no" }.to_owned());
                     flushed
                 })
@@ -129,7 +141,8 @@ impl SharedLedger {
     fn room_for(&self, base_pages: u64) -> bool {
         let act = Act::Ledger { what: "room?" };
         let promised = self.actor.step(act, |step| {
-            let promised = step.machine.ledger.promise(base_pages);
+            // Memory may be short.
+            let promised = !step.fails() && step.machine.ledger.promise(base_pages);
             let (held, limit) = (step.machine.ledger.held(), step.machine.ledger.limit());
             if held > limit.get() {
                 step.machine
@@ -213,47 +226,61 @@ impl Migrator {
         self.settle(parked, at_once)
     }
 
-    fn settle(&mut self, mut parked: Parked<Held>, at_once: NonZeroU64) -> bool {
+    fn settle(&mut self, parked: Parked<Held>, at_once: NonZeroU64) -> bool {
         if parked.is_empty() {
             return false;
         }
         let named: Vec<Folio> = parked.folios().collect();
-        // What a settlement cuts off is for the ledger to say, and not for the request.
         let id = self.actor.id;
-        let limit = self
-            .actor
-            .change(|machine| machine.limits.insert(id, at_once.get()));
-        self.settles = true;
-        self.actor.change(|machine| {
-            for folio in &named {
-                machine.settled.remove(&folio.page());
-            }
+        // What a settlement cuts off is for the ledger to say, and not for the request.
+        let limit = self.actor.change(|machine| {
+            machine.settling.insert(id, Account::default());
+            machine.limits.insert(id, at_once.get())
         });
-        let settled: Settlement = settle(self, &mut parked, at_once);
-        self.settles = false;
-        self.actor.change(|machine| match limit {
-            Some(limit) => machine.limits.insert(id, limit),
-            None => machine.limits.remove(&id),
-        });
-        let act = Act::Ledger { what: "closes" };
-        self.actor.step(act, |step| {
-            let mut told: Vec<Folio> = settled.outcomes.iter().map(|(folio, _)| *folio).collect();
-            told.sort_unstable();
-            for (folio, outcome) in &settled.outcomes {
-                let moved = *outcome == Outcome::Moved;
-                let at = step.machine.settled.get(&folio.page());
-                if moved != (at == Some(&Place::Destination)) {
-                    let what = format!("{folio:?} is settled as {outcome:?}, and is at {at:?}");
-                    step.machine.violated(what);
-                }
-            }
-            if told != named {
-                let what = format!("{named:?} were settled and {told:?} told of");
-                step.machine.violated(what);
-            }
-            step.machine.ledger.note(&settled);
-            step.machine.ledger.close(parked);
-        });
+        let mut closing = Closing {
+            actor: self.actor.clone(),
+            parked,
+            limit,
+        };
+        let settled = settle(self, &mut closing.parked, at_once);
+        if !self.actor.is_over() {
+            self.actor.change(|machine| {
+                machine.compare_settled(id, &named, &settled);
+                machine.ledger.note(&settled);
+            });
+        }
         true
+    }
+
+    /// A pair that was left to the ledger and is in nobody's list is this actor's again.
+    pub(super) fn take_back(&self, page: Page) {
+        let id = self.actor.id;
+        self.actor.step(Act::TakeUp { page }, |step| {
+            step.machine.locks.insert(page, Holder::Actor(id));
+        });
+    }
+}
+
+/// Pairs that go back to the ledger if the platform panics.
+struct Closing {
+    actor: Actor,
+    parked: Parked<Held>,
+    limit: Option<u64>,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let (id, limit) = (self.actor.id, self.limit);
+        self.actor.change(|machine| {
+            machine.settling.remove(&id);
+            match limit {
+                Some(limit) => machine.limits.insert(id, limit),
+                None => machine.limits.remove(&id),
+            }
+        });
+        let parked = std::mem::take(&mut self.parked);
+        let act = Act::Ledger { what: "closes" };
+        self.actor
+            .step(act, |step| step.machine.ledger.close(parked));
     }
 }

@@ -1,7 +1,8 @@
 //! Two folios get each other's frames.
 
-use transhume_engine::{Entry, Exchange, Failure, Step as Stage};
+use transhume_engine::{Entry, Exchange, Failure, Step as Stage, Why};
 
+use super::contract::expect_going_on;
 use super::copiers::{SwapJob, swap_words};
 use super::{Held, Migrator};
 use crate::act::Act;
@@ -11,24 +12,39 @@ impl Exchange for Migrator {
     type SwapJob = SwapJob;
 
     fn provision_pairs(&mut self, pairs: &[(transhume_engine::Folio, transhume_engine::Folio)]) {
+        self.provide(pairs.len());
+        self.actor.may_panic();
         self.await_the_busy();
         let folios: Vec<_> = pairs.iter().flat_map(|&(a, b)| [a, b]).collect();
         self.settle_all_of(&folios);
     }
 
     fn are_alike(&self, a: &Held, b: &Held) -> bool {
+        self.actor.may_panic();
         self.actor
             .look(|machine| machine.frames[a.source].tier == machine.frames[b.source].tier)
     }
 
     fn pair(&mut self, a: &mut [Entry<Held>], b: &mut [Entry<Held>]) {
         for (a, b) in a.iter_mut().zip(b) {
+            self.actor.may_panic();
+            if self.actor.look(|machine| machine.failures > 0) {
+                for one in [&mut *a, &mut *b] {
+                    let frame = one.held.source;
+                    let act = Act::References { frame };
+                    let refused = self.actor.step(act, |step| step.refuses(Why::Again));
+                    if let Some(why) = refused.flatten() {
+                        self.fail(one, Stage::Reserve, why);
+                    }
+                }
+            }
             (a.held.destination, b.held.destination) = (Some(b.held.source), Some(a.held.source));
             (a.held.exchanges, b.held.exchanges) = (true, true);
         }
     }
 
     fn swap_job(&mut self, a: &mut Held, b: &mut Held) -> SwapJob {
+        self.actor.may_panic();
         let words = self
             .actor
             .look(|machine| machine.frames[a.source].words.len());
@@ -40,13 +56,18 @@ impl Exchange for Migrator {
     }
 
     fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), Failure> {
+        self.actor.may_panic();
+        expect_going_on(&self.actor, a, "swapped");
+        expect_going_on(&self.actor, b, "swapped");
         self.check_references(a, Stage::Copy)?;
         self.check_references(b, Stage::Copy)?;
         swap_words(&self.actor, a, b);
+        self.count(|calls| calls.copied_by_cpu += 1);
         Ok(())
     }
 
     fn swap_back(&mut self, a: &mut Held, b: &mut Held) {
+        self.actor.may_panic();
         swap_words(&self.actor, a, b);
     }
 
@@ -64,5 +85,6 @@ impl Exchange for Migrator {
             });
         }
         self.reachable(page);
+        self.actor.may_panic();
     }
 }

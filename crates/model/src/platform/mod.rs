@@ -12,15 +12,15 @@ use transhume_engine::{
     Alone, Entry, Failure, Folio, FolioOwner, Place, Platform, Step as Stage, Wait, Why,
 };
 
-pub(crate) use self::contract::Calls;
-use self::contract::expect_alive;
+use self::contract::{expect_alive, expect_going_on, expect_memory};
 pub(crate) use self::copiers::{Copier, Kind, Swapper};
 pub(crate) use self::deferral::SharedLedger;
 use self::owner::Latches;
+use crate::account::Calls;
 use crate::act::Act;
 use crate::actor::{Actor, locked};
 use crate::bug::Bug;
-use crate::machine::{FrameId, Holder, Machine, Page, Pte, SpaceId, Trail};
+use crate::machine::{FrameId, Holder, Machine, Page, Pte, SpaceId};
 
 /// Where folios go: the number of a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +36,15 @@ pub(crate) struct Held {
     pub(crate) spaces: Vec<SpaceId>,
     /// Whether the destination is a partner's frame.
     exchanges: bool,
-    /// Whether it is mapped somewhere else than at its source, as a pair may be.
+    /// Whether it has been left to the ledger, and is mapped somewhere else than at its source, as a pair may be.
+    parked: bool,
     ahead: bool,
     /// Whether the bytes are there already, for the bugs that copy at the wrong time.
     early: bool,
     /// Whether a copy has been begun.
     copied: bool,
+    /// Whether a call has said that it cannot go on.
+    failed: bool,
 }
 
 /// The copy, or the swap, that a folio needs.
@@ -57,6 +60,8 @@ pub(crate) struct Job {
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
     spaces: Vec<SpaceId>,
+    /// Whether there was no memory for one of the batch: nothing more is cut off then.
+    ran_out: bool,
 }
 
 /// An actor that migrates.
@@ -66,10 +71,6 @@ pub(crate) struct Migrator {
     owner: Option<Latches>,
     /// The folios that were busy when they were tried last.
     busy: Vec<Page>,
-    /// Whether pairs are being settled, which are not what was asked for.
-    settles: bool,
-    /// How often the engine called for what was.
-    pub(crate) calls: Calls,
 }
 
 impl Migrator {
@@ -79,8 +80,6 @@ impl Migrator {
             actor: actor.clone(),
             owner: owned.then(|| Latches::new(actor)),
             busy: Vec::new(),
-            settles: false,
-            calls: Calls::default(),
         }
     }
 
@@ -108,9 +107,11 @@ impl Migrator {
             destination: None,
             spaces: object.spaces.clone(),
             exchanges: false,
+            parked: false,
             ahead: false,
             early: false,
             copied: false,
+            failed: false,
         })
     }
 
@@ -128,6 +129,37 @@ impl Migrator {
         let mut tables: Vec<Page> = entries.iter().map(|entry| entry.held.page >> 9).collect();
         tables.dedup();
         tables.len()
+    }
+
+    /// Counts a call.
+    fn count(&self, count: impl FnOnce(&mut Calls)) {
+        let id = self.actor.id;
+        self.actor
+            .change(|machine| count(&mut machine.account(id).calls));
+    }
+
+    /// The folio cannot go on.
+    fn refuse(&self, page: Page, step: Stage, why: Why) -> Failure {
+        let failure = Failure::new(step, why);
+        let id = self.actor.id;
+        self.actor
+            .change(|machine| machine.trail(id, page).fail(failure));
+        failure
+    }
+
+    fn fail(&self, entry: &mut Entry<Held>, step: Stage, why: Why) {
+        entry.held.failed = true;
+        entry.fail(self.refuse(entry.held.page, step, why));
+    }
+
+    /// A batch of so many begins.
+    fn provide(&self, count: usize) {
+        let id = self.actor.id;
+        self.actor.change(|machine| {
+            let account = machine.account(id);
+            account.calls.batches += 1;
+            account.provided += count as u64;
+        });
     }
 
     fn put_back(&self, held: &Held, writable: bool) {
@@ -188,6 +220,8 @@ impl Platform for Migrator {
     }
 
     fn provision(&mut self, folios: &[Folio], _to: Tier) {
+        self.provide(folios.len());
+        self.actor.may_panic();
         self.await_the_busy();
         if !self
             .actor
@@ -200,10 +234,11 @@ impl Platform for Migrator {
     fn try_lock(&mut self, folio: Folio) -> Result<Held, Failure> {
         let page = folio.page();
         let id = self.actor.id;
+        self.actor.may_panic();
         let tried = self.actor.step(Act::TryLock { page }, |step| {
-            step.machine.trails.insert((id, page), Trail::default());
-            if step.fails() {
-                return Err(Failure::new(Stage::Lock, Why::Again));
+            step.machine.trail(id, page).begin();
+            if let Some(why) = step.refuses(Why::Again) {
+                return Err(Failure::new(Stage::Lock, why));
             }
             let machine = &mut *step.machine;
             let holder = machine.locks.get(&page).copied();
@@ -218,11 +253,11 @@ impl Platform for Migrator {
             Ok(held)
         });
         let tried = tried.unwrap_or(Err(GONE));
-        if tried
-            .as_ref()
-            .is_err_and(|failure| failure.why == Why::Busy)
-        {
-            self.busy.push(page);
+        if let Err(failure) = &tried {
+            self.refuse(page, failure.step, failure.why);
+            if failure.why == Why::Busy {
+                self.busy.push(page);
+            }
         }
         tried
     }
@@ -230,15 +265,16 @@ impl Platform for Migrator {
     fn lock(&mut self, folio: Folio, _alone: &Alone) -> Result<Held, Failure> {
         let page = folio.page();
         let id = self.actor.id;
+        self.actor.may_panic();
+        self.actor.change(|machine| machine.trail(id, page).begin());
         loop {
             let locked = self.actor.step(Act::Lock { page }, |step| {
                 step.machine.expect_locks(id, 0, page);
-                step.machine.trails.insert((id, page), Trail::default());
                 if step.machine.waits(page) {
                     return None;
                 }
-                if step.fails() {
-                    return Some(Err(Failure::new(Stage::Lock, Why::Again)));
+                if let Some(why) = step.refuses(Why::Again) {
+                    return Some(Err(Failure::new(Stage::Lock, why)));
                 }
                 let held = Self::held(step.machine, page);
                 if held.is_ok() {
@@ -248,40 +284,51 @@ impl Platform for Migrator {
             });
             match locked {
                 None => return Err(GONE),
-                Some(Some(locked)) => return locked,
+                Some(Some(locked)) => {
+                    return locked.map_err(|failure| self.refuse(page, failure.step, failure.why));
+                }
                 // Nothing is held, so the pair can be settled here.
                 Some(None) => self.settle_all_of(&[folio]),
             }
         }
     }
 
-    fn is_in(&self, _folio: Folio, held: &Held, tier: Tier) -> bool {
-        self.actor
-            .look(|machine| machine.frames[held.source].tier == tier.0)
+    fn is_in(&self, folio: Folio, held: &Held, tier: Tier) -> bool {
+        self.actor.may_panic();
+        let id = self.actor.id;
+        self.actor.change(|machine| {
+            let is_there = machine.frames[held.source].tier == tier.0;
+            if is_there {
+                machine.trail(id, folio.page()).is_there();
+            }
+            is_there
+        })
     }
 
     fn reserve(&mut self, entries: &mut [Entry<Held>], to: Tier, _wait: &Wait) {
         expect_alive(&self.actor, entries, "reserve");
         for entry in entries {
+            self.actor.may_panic();
             let page = entry.held.page;
             let source = entry.held.source;
             let act = Act::Allocate { tier: to.0, page };
             let reserved = self.actor.step(act, |step| {
-                if step.fails() {
-                    return None;
+                if let Some(why) = step.refuses(Why::NoMemory) {
+                    return Err(why);
                 }
                 let words = step.machine.frames[source].words.len();
                 let again = step.machine.stale_copies.remove(&page);
                 let frame = again.or_else(|| step.machine.allocate(to.0, words, page));
                 step.note(|| frame.map_or("none".to_owned(), |frame| format!("frame {frame}")));
-                frame.map(|frame| (frame, again.is_some()))
+                let frame = frame.map(|frame| (frame, again.is_some()));
+                frame.ok_or(Why::NoMemory)
             });
-            match reserved.flatten() {
-                Some((frame, copied)) => {
+            match reserved.unwrap_or(Err(Why::NoMemory)) {
+                Ok((frame, copied)) => {
                     entry.held.destination = Some(frame);
                     entry.held.early = copied;
                 }
-                None => entry.fail(Failure::new(Stage::Reserve, Why::NoMemory)),
+                Err(why) => self.fail(entry, Stage::Reserve, why),
             }
         }
     }
@@ -293,20 +340,23 @@ impl Platform for Migrator {
         gather: &mut Gather,
         _wait: &Wait,
     ) -> Result<(), Failure> {
+        expect_going_on(&self.actor, held, "unmapped");
+        expect_memory(&self.actor, gather.ran_out, held);
         let (page, source) = (held.page, held.source);
         let id = self.actor.id;
         for (n, &space) in held.spaces.iter().enumerate() {
-            let unmapped = self.actor.step(Act::Unmap { space, page }, |step| {
+            self.actor.may_panic();
+            let refused = self.actor.step(Act::Unmap { space, page }, |step| {
                 step.machine.expect_lock(id, page, "unmapped");
                 step.machine.expect_detached(id, page);
-                if step.fails() {
-                    return false;
+                let refused = step.refuses(Why::Again);
+                if refused.is_none() {
+                    step.machine.cut_off(id, page);
+                    step.machine.spaces[space].insert(page, Pte::Migrating { source });
                 }
-                step.machine.cut_off(id, page);
-                step.machine.spaces[space].insert(page, Pte::Migrating { source });
-                true
+                refused
             });
-            if unmapped == Some(false) {
+            if let Some(why) = refused.flatten() {
                 // It must be reachable as before.
                 for &space in &held.spaces[..n] {
                     let act = Act::Unmap { space, page };
@@ -317,7 +367,10 @@ impl Platform for Migrator {
                         step.machine.spaces[space].insert(page, pte);
                     });
                 }
-                return Err(Failure::new(Stage::Unmap, Why::Again));
+                self.reachable(page);
+                held.failed = true;
+                gather.ran_out |= why == Why::NoMemory;
+                return Err(self.refuse(page, Stage::Unmap, why));
             }
         }
         gather.spaces.extend(&held.spaces);
@@ -335,7 +388,8 @@ impl Platform for Migrator {
 
     fn shootdown(&mut self, gather: Gather, entries: &mut [Entry<Held>]) {
         expect_alive(&self.actor, entries, "shootdown");
-        self.calls.rounds += u64::from(!self.settles);
+        self.count(|calls| calls.rounds += 1);
+        self.actor.may_panic();
         let mut spaces = gather.spaces;
         spaces.sort_unstable();
         spaces.dedup();
@@ -359,18 +413,20 @@ impl Platform for Migrator {
             }
         }
         for entry in entries {
+            self.actor.may_panic();
             let frame = entry.held.source;
             // The call answers for each folio; one may have failed.
-            let failed = self
-                .actor
-                .step(Act::References { frame }, |step| step.fails());
-            if failed == Some(true) {
-                entry.fail(Failure::new(Stage::Shootdown, Why::Again));
+            let act = Act::References { frame };
+            let refused = self.actor.step(act, |step| step.refuses(Why::Again));
+            if let Some(why) = refused.flatten() {
+                self.fail(entry, Stage::Shootdown, why);
             }
         }
     }
 
     fn is_eligible(&mut self, _folio: Folio, held: &Held) -> bool {
+        self.actor.may_panic();
+        expect_going_on(&self.actor, held, "to be copied");
         if self
             .actor
             .look(|machine| machine.has(Bug::ReferenceDroppedInBetween))
@@ -379,25 +435,33 @@ impl Platform for Migrator {
         }
         let frame = held.source;
         let alone = self.actor.step(Act::References { frame }, |step| {
-            step.machine.frames[frame].references == 0
+            // Somebody may refer to it for a moment.
+            step.machine.frames[frame].references == 0 && !step.fails()
         });
         alone.unwrap_or(true)
     }
 
     fn job(&mut self, _folio: Folio, held: &mut Held) -> Job {
+        self.actor.may_panic();
         self.job_of(held)
     }
 
     fn copy_on_cpu(&mut self, _folio: Folio, held: &mut Held) -> Result<(), Failure> {
+        self.actor.may_panic();
+        expect_going_on(&self.actor, held, "copied");
         self.check_references(held, Stage::Copy)?;
         let job = self.job_of(held);
         copiers::copy_words(&self.actor, &job);
+        self.count(|calls| calls.copied_by_cpu += 1);
+        self.actor.may_panic();
         Ok(())
     }
 
     fn remap(&mut self, entries: &mut [Entry<Held>]) {
         expect_alive(&self.actor, entries, "remap");
         let id = self.actor.id;
+        // Not after the first is reachable: programs may have stored to it.
+        self.actor.may_panic();
         if self.actor.look(|machine| machine.remap_flushes) {
             for _ in 0..self.rounds(entries) {
                 // Only the first address space is of pages that need this.
@@ -417,14 +481,16 @@ impl Platform for Migrator {
                 entry.fail(failure);
                 continue;
             }
-            let mut failed = false;
+            let mut refused = None;
             for (n, &space) in held.spaces.iter().enumerate() {
                 let act = Act::Remap { space, page, frame };
                 let made = self.actor.step(act, |step| {
                     step.machine.expect_lock(id, page, "mapped");
                     step.machine.expect_detached(id, page);
-                    if n == 0 && step.fails() {
-                        return false;
+                    if n == 0
+                        && let Some(why) = step.refuses(Why::Again)
+                    {
+                        return Err(why);
                     }
                     let pte = Pte::Present {
                         frame,
@@ -432,28 +498,31 @@ impl Platform for Migrator {
                     };
                     step.machine.pairs.remove(page);
                     step.machine.spaces[space].insert(page, pte);
-                    true
+                    Ok(())
                 });
-                if made == Some(false) {
-                    failed = true;
+                if let Some(Err(why)) = made {
+                    refused = Some(why);
                     break;
                 }
             }
-            if failed {
-                entry.fail(Failure::new(Stage::Remap, Why::Again));
-            } else {
-                self.reachable(page);
+            match refused {
+                Some(why) => self.fail(entry, Stage::Remap, why),
+                None => self.reachable(page),
             }
         }
     }
 
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
-        if !self.settles {
-            self.calls.putbacks += entries.len() as u64;
-        }
+        let count = entries.len() as u64;
+        self.count(|calls| calls.putbacks += count);
         for entry in entries {
+            self.actor.may_panic();
             let held = &mut entry.held;
             let page = held.page;
+            if std::mem::take(&mut held.parked) {
+                // Whoever has it parked has not come to record it.
+                self.take_back(page);
+            }
             if std::mem::take(&mut held.ahead) {
                 // Programs may have translations to the destination, which must be gone before
                 // anybody stores to the source.
@@ -476,6 +545,7 @@ impl Platform for Migrator {
     }
 
     fn release(&mut self, folios: &mut dyn Iterator<Item = (Folio, Held)>, at: Place) {
+        self.actor.may_panic();
         for (_, held) in folios {
             let page = held.page;
             let freed_already = self
@@ -484,18 +554,14 @@ impl Platform for Migrator {
             if at == Place::Destination && !held.exchanges && !freed_already {
                 self.free(held.source);
             }
-            let (id, settles) = (self.actor.id, self.settles);
+            let id = self.actor.id;
             self.actor.step(Act::Unlock { page }, |step| {
                 step.machine.expect_lock(id, page, "unlocked");
                 step.machine.expect_attached(id, page);
                 step.machine.locks.remove(&page);
-                if settles {
-                    step.machine.settled.insert(page, at);
-                } else {
-                    let trail = step.machine.trails.entry((id, page)).or_default();
-                    trail.released = Some(at);
-                }
+                step.machine.trail(id, page).release(at);
             });
+            self.actor.may_panic();
         }
     }
 }
@@ -514,10 +580,10 @@ impl Migrator {
         }
     }
 
-    /// Whether somebody else refers to the frame, so that it must not be copied.
+    /// Whether it may be copied: not if somebody else refers to the frame.
     fn check_references(&self, held: &Held, stage: Stage) -> Result<(), Failure> {
         let frame = held.source;
-        let referred = self.actor.step(Act::References { frame }, |step| {
+        let refused = self.actor.step(Act::References { frame }, |step| {
             let state = &step.machine.frames[frame];
             let (references, pins) = (state.references, state.pins);
             if references > 0 && pins == 0 {
@@ -526,11 +592,15 @@ impl Migrator {
                     held.page
                 ));
             }
-            references > 0
+            if references > 0 {
+                return Some(Why::Pinned);
+            }
+            // The copy of a mistake is made already.
+            if stage == Stage::Copy { step.refuses(Why::CopyFailed) } else { None }
         });
-        match referred {
-            Some(true) => Err(Failure::new(stage, Why::Pinned)),
-            _ => Ok(()),
+        match refused.flatten() {
+            Some(why) => Err(self.refuse(held.page, stage, why)),
+            None => Ok(()),
         }
     }
 }

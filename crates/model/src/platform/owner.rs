@@ -1,10 +1,11 @@
 //! Latches that an application has on its pages.
 
-use transhume_engine::{Alone, Folio, FolioOwner, Place, Refused};
+use transhume_engine::{Alone, Failure, Folio, FolioOwner, Place, Refused, Step, Why};
 
 use crate::act::Act;
 use crate::actor::Actor;
 use crate::bug::Bug;
+use crate::machine::Page;
 
 /// The latches, as the engine asks for them.
 #[derive(Debug)]
@@ -19,25 +20,41 @@ impl Latches {
         }
     }
 
-    fn wait_for(&self, folio: Folio) {
+    /// Not for ever, where calls may fail.
+    fn wait_for(&self, folio: Folio) -> Result<(), Refused> {
         let page = folio.page();
         let id = self.actor.id;
-        self.actor.step(Act::Latch { page }, |step| {
-            step.machine.latches.insert(page, id);
+        let taken = self.actor.step(Act::Latch { page }, |step| {
+            let taken = !step.fails();
+            if taken {
+                step.machine.latches.insert(page, id);
+            }
+            taken
         });
+        self.answer(page, taken)
+    }
+
+    fn answer(&self, page: Page, taken: Option<bool>) -> Result<(), Refused> {
+        if taken != Some(false) {
+            return Ok(());
+        }
+        let (id, refused) = (self.actor.id, Failure::new(Step::Unmap, Why::Busy));
+        self.actor
+            .change(|machine| machine.trail(id, page).fail(refused));
+        Err(Refused)
     }
 }
 
 impl FolioOwner for Latches {
     fn try_detach(&self, folio: Folio) -> Result<(), Refused> {
+        self.actor.may_panic();
         if self.actor.look(|machine| machine.has(Bug::SleepsOnLatch)) {
-            self.wait_for(folio);
-            return Ok(());
+            return self.wait_for(folio);
         }
         let page = folio.page();
         let id = self.actor.id;
         let taken = self.actor.step(Act::TryLatch { page }, |step| {
-            let free = !step.machine.latches.contains_key(&page);
+            let free = !step.machine.latches.contains_key(&page) && !step.fails();
             if free {
                 step.machine.latches.insert(page, id);
             } else {
@@ -45,18 +62,15 @@ impl FolioOwner for Latches {
             }
             free
         });
-        if taken == Some(false) {
-            return Err(Refused);
-        }
-        Ok(())
+        self.answer(page, taken)
     }
 
     fn detach(&self, folio: Folio, _alone: &Alone) -> Result<(), Refused> {
         let (id, page) = (self.actor.id, folio.page());
         self.actor
             .change(|machine| machine.expect_locks(id, 1, page));
-        self.wait_for(folio);
-        Ok(())
+        self.actor.may_panic();
+        self.wait_for(folio)
     }
 
     fn attach(&self, folio: Folio, _at: Place) {
@@ -66,5 +80,6 @@ impl FolioOwner for Latches {
             step.machine.expect_reachable(id, page);
             step.machine.latches.remove(&page);
         });
+        self.actor.may_panic();
     }
 }

@@ -96,7 +96,9 @@ impl Role {
             Self::Exchange { pairs, mode, limit } => request::exchanges(actor, &pairs, mode, limit),
             Self::Settle { times } => {
                 for _ in 0..times {
-                    Migrator::new(actor).settle_those(|_| true);
+                    request::until_it_returns(actor, || {
+                        Migrator::new(actor).settle_those(|_| true)
+                    });
                 }
             }
             Self::Journal { pages } => bystander::journals(actor, &pages),

@@ -1,11 +1,13 @@
 //! Requests to the engine.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use transhume_engine::{
     ExchangeRequest, Folio, Limit, Mode, Reason, Request, defer, exchange, migrate,
 };
 
 use super::folio;
-use crate::actor::Actor;
+use crate::actor::{Actor, Planned};
 use crate::machine::Page;
 use crate::platform::{Copier, Kind, Migrator, SharedLedger, Swapper, Tier};
 
@@ -43,7 +45,6 @@ pub(super) fn migrates(actor: &Actor, request: Move) {
         deferred,
     } = request;
     limit(actor, most);
-    let mut platform = Migrator::new(actor);
     let copier = Copier {
         actor: actor.clone(),
         kind,
@@ -57,26 +58,44 @@ pub(super) fn migrates(actor: &Actor, request: Move) {
         limit: most,
         reason: Reason::UserCall,
     };
-    let report = if deferred {
-        let mut ledger = SharedLedger {
-            actor: actor.clone(),
-        };
-        defer(&mut platform, &copier, request, &mut ledger)
-    } else {
-        migrate(&mut platform, &copier, request)
-    };
+    let report = until_it_returns(actor, || {
+        let mut platform = Migrator::new(actor);
+        if deferred {
+            let mut ledger = SharedLedger {
+                actor: actor.clone(),
+            };
+            defer(&mut platform, &copier, request.clone(), &mut ledger)
+        } else {
+            migrate(&mut platform, &copier, request.clone())
+        }
+    });
+    // It waits for nothing if its switch may wait.
+    let mode = if deferred { Mode::Async } else { mode };
     if !actor.is_over() {
         let id = actor.id;
         actor.change(|machine| {
-            machine.compare(id, count, &report, platform.calls);
+            machine.compare(id, count, mode, &report);
             machine.reports.push((id, report));
         });
     }
 }
 
+/// Makes a request, and again if it unwinds as it was meant to: nothing may be left of the first time.
+pub(super) fn until_it_returns<R>(actor: &Actor, make: impl Fn() -> R) -> R {
+    loop {
+        match catch_unwind(AssertUnwindSafe(&make)) {
+            Ok(report) => return report,
+            Err(panic) if panic.is::<Planned>() => {
+                let id = actor.id;
+                actor.change(|machine| machine.accounts.remove(&id));
+            }
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+}
+
 pub(super) fn exchanges(actor: &Actor, pairs: &[(Page, Page)], mode: Mode, most: Limit) {
     limit(actor, most);
-    let mut platform = Migrator::new(actor);
     let swapper = Swapper {
         actor: actor.clone(),
     };
@@ -87,9 +106,11 @@ pub(super) fn exchanges(actor: &Actor, pairs: &[(Page, Page)], mode: Mode, most:
         ..ExchangeRequest::new(pairs.iter().filter_map(pair).collect())
     };
     let count = request.pairs.len();
-    let report = exchange(&mut platform, &swapper, request);
+    let report = until_it_returns(actor, || {
+        exchange(&mut Migrator::new(actor), &swapper, request.clone())
+    });
     if !actor.is_over() {
         let id = actor.id;
-        actor.change(|machine| machine.compare_pairs(id, count, &report, platform.calls));
+        actor.change(|machine| machine.compare_pairs(id, count, &report));
     }
 }

@@ -1,5 +1,9 @@
 //! The cases: small scenes for every order, larger ones for many orders by chance.
 
+mod answers;
+mod named_twice;
+mod panics;
+
 use transhume_engine::Mode;
 
 use crate::platform::Kind;
@@ -500,6 +504,43 @@ impl Case {
                     .with(to_1(&[0, 1, 2, 4]).at_a_time(3).role())
             },
         },
+        Self {
+            name: "exchange-stores",
+            about: "what two programs store to pages that trade places",
+            small: || {
+                exchange()
+                    .moves_all()
+                    .program(&[store(0), load(1)])
+                    .program(&[store(1), load(0)])
+            },
+            large: || {
+                Setup::new(2, 2)
+                    .free(&[])
+                    .moves_all()
+                    .folio(2, 0, 1, &[0])
+                    .folio(3, 0, 1, &[0])
+                    .with(pairs_at_a_time(&[(0, 2), (1, 3)], Mode::Async, 2))
+                    .program(&[store(0), store(2).of_word(1), load(0)])
+                    .program(&[store(1), load(2), store(0).of_word(1)])
+                    .program(&[store(3), load(3)])
+            },
+        },
+        answers::BATCH,
+        answers::TWICE,
+        answers::SYNC,
+        answers::OWNERS,
+        answers::EXCHANGE,
+        answers::DEFERRED,
+        answers::DEVICE,
+        named_twice::BATCH,
+        named_twice::MIGRATORS,
+        named_twice::EXCHANGE,
+        named_twice::DEFERRED,
+        panics::BATCH,
+        panics::OWNERS,
+        panics::EXCHANGE,
+        panics::DEFERRED,
+        panics::SETTLED,
     ];
 
     /// The case of that name.
