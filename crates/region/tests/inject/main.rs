@@ -17,6 +17,7 @@ mod balance;
 mod exchange;
 #[path = "../region/herd.rs"]
 mod herd;
+mod memory;
 mod stress;
 mod unlock;
 mod unprotect;
@@ -194,6 +195,24 @@ fn main() {
         let name = format!("inject::{kind:?}_lock_again").to_lowercase();
         trials.push(trial(name, missing(kind), move || {
             unlock::runs_are_locked_again(kind)
+        }));
+    }
+    for kind in [Kind::Memfd, Kind::File] {
+        let name = format!("inject::{kind:?}_memory_by_runs").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            memory::is_given_back_by_runs(kind)
+        }));
+        let name = format!("inject::{kind:?}_memory_not_for_pinned").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            memory::is_not_got_for_pinned_pages(kind)
+        }));
+        let name = format!("inject::{kind:?}_memory_before_waiting").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            memory::is_got_before_a_pin_is_waited_for(kind)
+        }));
+        let name = format!("inject::{kind:?}_memory_for_next_pass").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            memory::serves_the_next_pass(kind)
         }));
     }
     for kind in Kind::ALL.into_iter().filter(|kind| kind.can_defer()) {
