@@ -191,6 +191,20 @@ fn main() {
         let name = format!("inject::{kind:?}_unlock").to_lowercase();
         trials.push(trial(name, missing(kind), move || unlock::fails(kind)));
     }
+    for kind in [Kind::Pooled, Kind::Fresh] {
+        let name = format!("inject::{kind:?}_lock_slots").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unlock::slots_go_by_runs(kind)
+        }));
+    }
+    let name = "inject::lock_slots_of_pairs".to_owned();
+    trials.push(trial(name, missing(Kind::Pooled), || {
+        unlock::slots_of_pairs_go_by_runs(Kind::Pooled)
+    }));
+    let name = "inject::lock_slots_of_waiting".to_owned();
+    trials.push(trial(name, missing(Kind::Pooled), || {
+        unlock::slots_of_waiting_pages_go_by_runs(Kind::Pooled)
+    }));
     for kind in [Kind::Memfd, Kind::File] {
         let name = format!("inject::{kind:?}_lock_again").to_lowercase();
         trials.push(trial(name, missing(kind), move || {

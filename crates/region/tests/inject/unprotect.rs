@@ -79,7 +79,7 @@ impl Copier<CopyJob> for Between {
     }
 }
 
-fn builder(kind: Kind) -> Builder {
+pub(crate) fn builder(kind: Kind) -> Builder {
     let deferral = Deferral::new(NonZeroUsize::new(8 << 20).unwrap())
         .max_age(Duration::from_secs(3600))
         .keep_free_bytes(0);
