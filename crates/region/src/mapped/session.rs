@@ -482,9 +482,13 @@ impl Platform for Session<'_> {
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            let alike =
-                a.at == b.at && a.marks.stores_held == b.marks.stores_held && a.from == b.from;
-            alike && adjacent(a, b) && a.source + 1 == b.source
+            adjacent(a, b)
+                && match (a.at, b.at) {
+                    (At::Blind, At::Blind) => a.from == b.from && a.source + 1 == b.source,
+                    // These are there already; a call lets stores go to a run of them.
+                    (At::Source, At::Source) => a.marks.stores_held == b.marks.stores_held,
+                    _ => false,
+                }
         });
         for run in runs {
             let first = &run[0].held;

@@ -246,6 +246,12 @@ fn main() {
         trials.push(trial(name, missing(kind), move || {
             unprotect::puts_runs_back(kind)
         }));
+        if kind.is_mapped() {
+            let name = format!("inject::{kind:?}_unprotect_put_back_scattered").to_lowercase();
+            trials.push(trial(name, missing(kind), move || {
+                unprotect::puts_runs_with_scattered_slots_back(kind)
+            }));
+        }
         let name = format!("inject::{kind:?}_unprotect_second_run").to_lowercase();
         trials.push(trial(name, missing(kind), move || {
             unprotect::letting_the_second_run_go_fails(kind)
