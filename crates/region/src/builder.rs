@@ -84,7 +84,7 @@ impl Builder {
     }
 
     /// Sets how many bytes of free frames each tier may keep while nothing moves; a migration keeps
-    /// one batch more. The default is less than 1 % of the region.
+    /// one batch more, of files 2 MiB at least. The default is less than 1 % of the region.
     pub fn pool_bytes(mut self, bytes: usize) -> Self {
         self.pool_bytes = Some(bytes);
         self

@@ -367,7 +367,8 @@ impl Region {
                 &in_use
             }
         };
-        let batch = self.batch_pages(&request);
+        let base_pages = request.limit.base_pages;
+        let batch = self.pages_of(&request, base_pages);
         let _route = Route::begin(self.route(&pages, table, to));
         let report = match &self.backing {
             Backing::Anonymous(Kept { keeper, core, .. }) => {
@@ -392,7 +393,9 @@ impl Region {
                 }
             }
             Backing::Mapped(Kept { keeper, core, .. }) => {
-                let mut session = mapped::Session::new(&core.memory, table, keeper, batch);
+                // Memory is given back by a call a run: with tiny batches that would be one a page.
+                let kept = self.pages_of(&request, base_pages.max(Limit::DEFAULT_BASE_PAGES));
+                let mut session = mapped::Session::new(&core.memory, table, keeper, kept);
                 match core.memory.pending.as_ref().filter(|_| options.deferred) {
                     Some(pending) => defer(&mut session, copier, request, &mut Desk(pending)),
                     None => migrate(&mut session, copier, request),
@@ -560,10 +563,10 @@ impl Region {
             })
     }
 
-    /// How many pages a batch of this request takes at most.
-    fn batch_pages(&self, request: &Request<TierId>) -> usize {
-        let limit = request.limit.base_pages.get() / self.page_size().order().base_pages();
-        usize::try_from(limit.max(1))
+    /// How many pages of this request so many base pages are, and one at least.
+    fn pages_of(&self, request: &Request<TierId>, base_pages: NonZeroU64) -> usize {
+        let pages = base_pages.get() / self.page_size().order().base_pages();
+        usize::try_from(pages.max(1))
             .unwrap_or(usize::MAX)
             .min(request.folios.len())
     }

@@ -239,6 +239,11 @@ impl FolioTable {
         }
     }
 
+    /// Whether a pin keeps migrators away from it.
+    pub(crate) fn is_pinned(&self, folio: usize) -> bool {
+        self.state[folio].load(Ordering::Relaxed) & PINS != 0
+    }
+
     pub(crate) fn unpin(&self, folio: usize) {
         let before = self.state[folio].fetch_sub(PIN, Ordering::Release);
         debug_assert!(before & PINS != 0, "folio {folio} was not pinned");

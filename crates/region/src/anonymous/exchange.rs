@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use transhume_copy::swap::SwapJob;
 use transhume_engine::{Entry, Exchange, Failure, Folio, Step, Why};
-use transhume_sys::CallError;
-use transhume_sys::map::{self, LockMode};
+use transhume_sys::map;
 
 use super::Anonymous;
 use super::pool::FramePool;
 use super::session::{At, Held, Session, adjacent};
-use super::slots::{Kind, Returned};
+use super::slots::{Kind, Returned, of_frame, of_staging};
 use crate::failure::{failed, swap_here};
 use crate::index_of;
 use crate::keeper::Keeper;
@@ -37,22 +36,13 @@ impl<'r> Session<'r> {
     /// such. A folio for which that fails does not move in; it is put back then, or copied in if its
     /// partner has moved.
     pub(super) fn mlock_as_destinations(&self, entries: &mut [Entry<Held>]) {
-        let (a, b) = entries.split_at_mut(entries.len() / 2);
-        let unlike =
-            |(a, b): &(&mut Entry<Held>, &mut Entry<Held>)| a.held.mlocked != b.held.mlocked;
-        for (a, b) in a.iter_mut().zip(b).filter(unlike) {
-            for one in [a, b] {
-                let slot = self.slot_bytes(one.held.frame);
-                let locked = if one.held.mlocked {
-                    map::lock(slot, LockMode::ON_FAULT)
-                } else {
-                    map::unlock(slot)
-                };
-                if let Err(refused) = locked {
-                    one.fail(failed(Step::Remap, Why::NotPermitted, refused.errno));
-                }
-            }
-        }
+        let frame_is_mlocked = |held: &Held| held.is_unlike && !held.mlocked;
+        let frame_is_not = |held: &Held| held.is_unlike && held.mlocked;
+        self.mlock(entries, of_frame, frame_is_not, Step::Remap);
+        let wanted = |entry: &Entry<Held>| entry.is_alive() && frame_is_mlocked(&entry.held);
+        self.by_runs(entries, of_frame, wanted, map::unlock, |entry, refused| {
+            entry.fail(failed(Step::Remap, Why::NotPermitted, refused.errno));
+        });
     }
 
     /// Gives up the locks of folios of an exchange. Each puts one slot back, which is empty: its own
@@ -63,34 +53,24 @@ impl<'r> Session<'r> {
         moved: bool,
     ) {
         let mut tally = Tally::of_exchange(self.table);
-        let mut emptied = Returned::new(FramePool::put_staging);
+        let mut emptied = Returned::staging(FramePool::put_staging);
         for (_, held) in folios {
-            let (tier, slot, mut soiled) = if moved {
+            let (tier, slot, soiled) = if moved {
                 (held.to, held.frame, held.soiled.frame)
             } else {
                 (held.from, held.staging, held.soiled.staging)
             };
             let pool = self.memory.pool(tier);
-            if slot.is_some() && held.slot_is_mlocked {
-                soiled |= map::unlock(self.slot_bytes(slot)).is_err();
-            }
             if soiled {
-                pool.put_soiled_staging(slot);
+                emptied.add_soiled(pool, slot);
             } else {
-                emptied.add(pool, slot);
+                emptied.add(pool, slot, held.slot_is_mlocked);
             }
             if moved {
                 tally.moved(held.index, held.from, held.to);
             }
             self.unlock(&held);
         }
-    }
-
-    fn mlock_staging(&self, held: &Held) -> Result<(), CallError> {
-        if held.mlocked {
-            map::lock(self.slot_bytes(held.staging), LockMode::ON_FAULT)?;
-        }
-        Ok(())
     }
 }
 
@@ -126,18 +106,21 @@ impl Exchange for Session<'_> {
                 self.reserve_staging(run);
             }
         }
-        for (a, b) in a.iter_mut().zip(b) {
+        for (a, b) in a.iter_mut().zip(&mut *b) {
             (a.held.to, b.held.to) = (b.held.from, a.held.from);
             (a.held.frame, b.held.frame) = (b.held.staging, a.held.staging);
             let either = a.held.mlocked || b.held.mlocked;
             (a.held.slot_is_mlocked, b.held.slot_is_mlocked) = (either, either);
+            let unlike = a.held.mlocked != b.held.mlocked;
+            (a.held.is_unlike, b.held.is_unlike) = (unlike, unlike);
             for one in [a, b] {
                 if one.held.staging.is_none() {
                     one.fail(Failure::new(Step::Reserve, Why::NoMemory));
-                } else if let Err(refused) = self.mlock_staging(&one.held) {
-                    one.fail(failed(Step::Reserve, Why::NotPermitted, refused.errno));
                 }
             }
+        }
+        for entries in [a, b] {
+            self.mlock(entries, of_staging, |held| held.mlocked, Step::Reserve);
         }
     }
 

@@ -311,6 +311,11 @@ impl FramePool {
         self.put_soiled(slot);
     }
 
+    /// Unlocks slots that may be locked into memory; says whether that worked.
+    pub(crate) fn munlock(&self, slots: &Range<usize>) -> bool {
+        map::unlock(self.bytes(slots)).is_ok()
+    }
+
     /// Puts a slot back that holds something nobody needs, to be emptied.
     pub(crate) fn put_soiled(&self, slot: Option<NonZeroUsize>) {
         if let Some(slot) = slot.map(NonZeroUsize::get) {
@@ -367,7 +372,7 @@ impl FramePool {
         let refused = std::mem::take(&mut self.lock().refused);
         for slots in refused.iter() {
             // What is locked into memory goes nowhere from there, empty or not.
-            if map::unlock(self.bytes(&slots)).is_ok() {
+            if self.munlock(&slots) {
                 self.empty(slots);
             } else {
                 self.lock().refused.insert(slots);

@@ -131,6 +131,8 @@ pub(crate) struct Held {
     pub(super) soiled: Soiled,
     /// In an exchange: whether the slot that it puts back may be locked into memory.
     pub(super) slot_is_mlocked: bool,
+    /// In an exchange: whether its partner is locked into memory and it is not, or the other way round.
+    pub(super) is_unlike: bool,
     pub(super) marks: Marks,
 }
 
@@ -290,6 +292,7 @@ impl<'r> Session<'r> {
             frame_is_spent: false,
             soiled: Soiled::default(),
             slot_is_mlocked: false,
+            is_unlike: false,
             marks: Marks::default(),
         }
     }
@@ -327,7 +330,7 @@ pub(super) fn adjacent(layout: &Layout, a: &Held, b: &Held) -> bool {
     a.index + 1 == b.index && !layout.is_seam(b.index)
 }
 
-fn slots_adjacent(a: Option<NonZeroUsize>, b: Option<NonZeroUsize>) -> bool {
+pub(super) fn slots_adjacent(a: Option<NonZeroUsize>, b: Option<NonZeroUsize>) -> bool {
     matches!((a, b), (Some(a), Some(b)) if a.get() + 1 == b.get())
 }
 
@@ -582,35 +585,32 @@ impl Platform for Session<'_> {
         }
         let stores = self.memory.stores();
         let mut tally = Tally::new(self.table);
-        let mut staging = Returned::new(if moved {
+        let mut staging = Returned::staging(if moved {
             FramePool::retire
         } else {
             FramePool::put_staging
         });
-        let mut frames = Returned::new(if moved {
+        let mut frames = Returned::frames(if moved {
             FramePool::put_empty
         } else {
             FramePool::put_unused
         });
-        let mut unused = Returned::new(FramePool::put_unused);
-        for (_, mut held) in folios {
-            if held.mlocked {
-                self.munlock_slots(&mut held);
-            }
+        let mut unused = Returned::frames(FramePool::put_unused);
+        for (_, held) in folios {
             let (from, to) = (self.pool(held.from), self.pool(held.to));
             if held.span.is_some() {
                 // The slot goes with the span.
             } else if held.soiled.staging {
-                from.put_soiled_staging(held.staging);
+                staging.add_soiled(from, held.staging);
             } else {
-                staging.add(from, held.staging);
+                staging.add(from, held.staging, held.mlocked);
             }
             if held.soiled.frame {
-                to.put_soiled(held.frame);
+                frames.add_soiled(to, held.frame);
             } else if held.span.is_some() && !held.frame_is_spent {
-                unused.add(to, held.frame);
+                unused.add(to, held.frame, held.mlocked);
             } else {
-                frames.add(to, held.frame);
+                frames.add(to, held.frame, held.mlocked);
             }
             if held.from != held.to {
                 if moved {

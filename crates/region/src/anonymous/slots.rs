@@ -8,7 +8,7 @@ use transhume_sys::CallError;
 use transhume_sys::map::{self, LockMode};
 
 use super::pool::FramePool;
-use super::session::{Held, Session};
+use super::session::{Held, Session, slots_adjacent};
 use crate::TABLE_BYTES;
 use crate::failure::failed;
 use crate::runs::RunSet;
@@ -100,12 +100,9 @@ impl Session<'_> {
             entry.held.to = to;
             if entry.held.staging.is_none() || entry.held.frame.is_none() {
                 entry.fail(Failure::new(Step::Reserve, Why::NoMemory));
-            } else if entry.held.mlocked
-                && let Err(refused) = self.mlock_slots(&entry.held)
-            {
-                entry.fail(failed(Step::Reserve, Why::NotPermitted, refused.errno));
             }
         }
+        self.mlock_slots(run, |held| held.mlocked, Step::Reserve);
     }
 
     /// Reserves staging slots for a run of folios that lie side by side in the region and are in one
@@ -123,20 +120,76 @@ impl Session<'_> {
         );
     }
 
-    /// Locks a folio's slots as the folio is locked: the kernel moves only between such.
-    pub(super) fn mlock_slots(&self, held: &Held) -> Result<(), CallError> {
-        map::lock(self.slot_bytes(held.staging), LockMode::ON_FAULT)?;
-        map::lock(self.slot_bytes(held.frame), LockMode::ON_FAULT)
+    /// Locks slots as their folios are locked, those that are `wanted`: the kernel moves only between
+    /// such. A folio for which that is refused fails at this step.
+    pub(super) fn mlock_slots(
+        &self,
+        entries: &mut [Entry<Held>],
+        wanted: impl Fn(&Held) -> bool,
+        step: Step,
+    ) {
+        for slot in [of_staging, of_frame] {
+            self.mlock(entries, slot, &wanted, step);
+        }
     }
 
-    /// One that stays locked serves no other folio until it is emptied, which unlocks it.
-    pub(super) fn munlock_slots(&self, held: &mut Held) {
-        let stays_locked = |slot: Option<NonZeroUsize>| {
-            slot.is_some() && map::unlock(self.slot_bytes(slot)).is_err()
-        };
-        held.soiled.staging |= stays_locked(held.staging);
-        held.soiled.frame |= stays_locked(held.frame);
+    /// The same, of one kind of slots.
+    pub(super) fn mlock(
+        &self,
+        entries: &mut [Entry<Held>],
+        slot: SlotOf,
+        wanted: impl Fn(&Held) -> bool,
+        step: Step,
+    ) {
+        let wanted = |entry: &Entry<Held>| entry.is_alive() && wanted(&entry.held);
+        let lock = |slots| map::lock(slots, LockMode::ON_FAULT);
+        self.by_runs(entries, slot, wanted, lock, |entry, refused| {
+            entry.fail(failed(step, Why::NotPermitted, refused.errno));
+        });
     }
+
+    /// Makes a call for slots that are `wanted`: one for those that lie side by side, and if that is
+    /// refused one for each. Says for which that was refused too.
+    pub(super) fn by_runs(
+        &self,
+        entries: &mut [Entry<Held>],
+        slot: SlotOf,
+        wanted: impl Fn(&Entry<Held>) -> bool,
+        call: impl Fn(Range<usize>) -> Result<(), CallError>,
+        mut refused: impl FnMut(&mut Entry<Held>, CallError),
+    ) {
+        let runs = entries.chunk_by_mut(|a, b| {
+            wanted(a) && wanted(b) && slots_adjacent(slot(&a.held), slot(&b.held))
+        });
+        for run in runs {
+            let Some(first) = run.first().filter(|first| wanted(first)) else {
+                continue;
+            };
+            let start = self.slot_address(slot(&first.held));
+            match call(start..start + run.len() * self.page()) {
+                Ok(()) => {}
+                Err(error) if run.len() == 1 => refused(&mut run[0], error),
+                Err(_) => {
+                    for entry in run {
+                        if let Err(error) = call(self.slot_bytes(slot(&entry.held))) {
+                            refused(entry, error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One of the slots of a folio.
+pub(super) type SlotOf = fn(&Held) -> Option<NonZeroUsize>;
+
+pub(super) fn of_staging(held: &Held) -> Option<NonZeroUsize> {
+    held.staging
+}
+
+pub(super) fn of_frame(held: &Held) -> Option<NonZeroUsize> {
+    held.frame
 }
 
 /// Hands out slots to a run of folios, as many side by side as `take` finds at a time for what is
@@ -160,31 +213,73 @@ fn give_slots(
 
 /// Slots on their way back to a pool, gathered while they lie side by side.
 pub(super) struct Returned<'p> {
-    run: Option<(&'p FramePool, Range<usize>)>,
+    run: Option<(&'p FramePool, Range<usize>, IsLocked)>,
     give: fn(&FramePool, Range<usize>),
+    /// For one that stays locked into memory: it serves no other folio until it is emptied, which
+    /// unlocks it.
+    give_soiled: fn(&FramePool, Option<NonZeroUsize>),
 }
 
+/// Whether slots may be locked into memory.
+type IsLocked = bool;
+
 impl<'p> Returned<'p> {
-    pub(super) fn new(give: fn(&FramePool, Range<usize>)) -> Self {
-        Self { run: None, give }
+    pub(super) fn staging(give: fn(&FramePool, Range<usize>)) -> Self {
+        Self {
+            run: None,
+            give,
+            give_soiled: FramePool::put_soiled_staging,
+        }
     }
 
-    pub(super) fn add(&mut self, pool: &'p FramePool, slot: Option<NonZeroUsize>) {
+    pub(super) fn frames(give: fn(&FramePool, Range<usize>)) -> Self {
+        Self {
+            run: None,
+            give,
+            give_soiled: FramePool::put_soiled,
+        }
+    }
+
+    pub(super) fn add(
+        &mut self,
+        pool: &'p FramePool,
+        slot: Option<NonZeroUsize>,
+        is_locked: IsLocked,
+    ) {
         let Some(slot) = slot.map(NonZeroUsize::get) else {
             return;
         };
         match &mut self.run {
-            Some((same, run)) if std::ptr::eq(*same, pool) && run.end == slot => run.end += 1,
+            Some((same, run, locked))
+                if std::ptr::eq(*same, pool) && run.end == slot && *locked == is_locked =>
+            {
+                run.end += 1;
+            }
             _ => {
                 self.flush();
-                self.run = Some((pool, slot..slot + 1));
+                self.run = Some((pool, slot..slot + 1, is_locked));
             }
         }
     }
 
+    pub(super) fn add_soiled(&self, pool: &FramePool, slot: Option<NonZeroUsize>) {
+        (self.give_soiled)(pool, slot);
+    }
+
     fn flush(&mut self) {
-        if let Some((pool, run)) = self.run.take() {
-            (self.give)(pool, run);
+        let Some((pool, run, is_locked)) = self.run.take() else {
+            return;
+        };
+        if !is_locked || pool.munlock(&run) {
+            return (self.give)(pool, run);
+        }
+        let alone = run.len() == 1;
+        for slot in run {
+            if !alone && pool.munlock(&(slot..slot + 1)) {
+                (self.give)(pool, slot..slot + 1);
+            } else {
+                (self.give_soiled)(pool, NonZeroUsize::new(slot));
+            }
         }
     }
 }

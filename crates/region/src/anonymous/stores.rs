@@ -8,15 +8,15 @@
 use std::sync::Arc;
 
 use transhume_engine::{Deferral as Defers, Entry, Failure, Folio, Step, Why};
-use transhume_sys::limits;
 use transhume_sys::signals::HeldOff;
+use transhume_sys::{limits, map};
 
 use super::Anonymous;
 use super::session::{Held, Session};
+use super::slots::{of_frame, of_staging};
 use super::span::Part;
 use crate::TABLE_BYTES;
 use crate::deferral::{Marks, Waits, refuse_all};
-use crate::failure::failed;
 use crate::faults::Pages;
 use crate::keeper::Keeper;
 use crate::options::Neighbours;
@@ -98,17 +98,18 @@ impl<'r> Session<'r> {
             self.layout = self.memory.layouts.latest();
         }
         let layout = Arc::clone(&self.layout);
+        let now = |held: &Held| layout.is_mlocked(held.index);
+        self.mlock_slots(entries, |held| now(held) && !held.mlocked, Step::Unmap);
+        // One that stays locked serves no other folio until it is emptied, which unlocks it.
+        let wanted = |entry: &Entry<Held>| entry.held.mlocked && !now(&entry.held);
+        self.by_runs(entries, of_staging, wanted, map::unlock, |entry, _| {
+            entry.held.soiled.staging = true;
+        });
+        self.by_runs(entries, of_frame, wanted, map::unlock, |entry, _| {
+            entry.held.soiled.frame = true;
+        });
         for entry in entries {
-            let now = layout.is_mlocked(entry.held.index);
-            let before = std::mem::replace(&mut entry.held.mlocked, now);
-            if before && !now {
-                self.munlock_slots(&mut entry.held);
-            } else if now
-                && !before
-                && let Err(refused) = self.mlock_slots(&entry.held)
-            {
-                entry.fail(failed(Step::Unmap, Why::NotPermitted, refused.errno));
-            }
+            entry.held.mlocked = now(&entry.held);
         }
     }
 }

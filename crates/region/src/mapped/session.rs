@@ -46,6 +46,9 @@ pub(crate) struct Session<'r> {
     no_handlers: Option<HeldOff>,
     /// Slots that have been made ready for runs of folios, and not been reserved yet.
     ready: Vec<Ready>,
+    /// Folios of this batch that were pinned when it was provided for, and where they are to go. They
+    /// have no slots: those who do not wait will find them pinned.
+    passed_over: Vec<(usize, TierId)>,
     /// For the mappings that this batch can add.
     pub(super) charge: Charge,
     /// Folios from which stores are held off before their turn.
@@ -104,16 +107,16 @@ pub(super) struct Mapped {
 }
 
 impl<'r> Session<'r> {
-    /// A session whose batches take up to `batch` folios.
+    /// A session that keeps up to `kept` free slots of each tier, with their memory.
     pub(crate) fn new(
         memory: &'r super::Mapped,
         table: &'r FolioTable,
         keeper: &'r Keeper,
-        batch: usize,
+        kept: usize,
     ) -> Self {
         memory.sessions.fetch_add(1, Ordering::Relaxed);
         for tier in &memory.tiers {
-            tier.grant(batch);
+            tier.grant(kept);
         }
         Self {
             memory,
@@ -128,9 +131,10 @@ impl<'r> Session<'r> {
             handlers: None,
             no_handlers: None,
             ready: Vec::new(),
+            passed_over: Vec::new(),
             charge: Charge::default(),
             held_ahead: RunSet::default(),
-            granted: batch,
+            granted: kept,
             exchanges: false,
         }
     }
@@ -345,11 +349,14 @@ impl Platform for Session<'_> {
     fn provision(&mut self, folios: &[Folio], to: TierId) {
         self.hold_handlers_off();
         self.drop_ready();
-        let leaving = |&folio: &Folio| {
-            let index = index_of(folio);
-            (self.table.tier(index) != to).then_some(index)
-        };
-        let mut indices = folios.iter().filter_map(leaving).collect::<Vec<_>>();
+        let leaving = folios.iter().map(|&folio| index_of(folio));
+        let leaving = leaving.filter(|&index| self.table.tier(index) != to);
+        let (pinned, mut indices): (Vec<_>, Vec<_>) =
+            leaving.partition(|&index| self.table.is_pinned(index));
+        self.passed_over.clear();
+        self.passed_over
+            .extend(pinned.into_iter().map(|index| (index, to)));
+        self.passed_over.sort_unstable_by_key(|&(index, _)| index);
         indices.sort_unstable();
         indices.dedup();
         for run in indices.chunk_by(|a, b| a + 1 == *b) {
@@ -367,6 +374,10 @@ impl Platform for Session<'_> {
 
     fn lock(&mut self, folio: Folio, _alone: &Alone) -> Result<Held, Failure> {
         let index = index_of(folio);
+        // Nothing is locked yet, and it may become free.
+        if let Some((index, to)) = self.passed_over.pop() {
+            self.make_ready(index..index + 1, to);
+        }
         self.table.lock(index, LOCK_PATIENCE).map_err(refused)?;
         Ok(self.held(index))
     }
@@ -380,7 +391,11 @@ impl Platform for Session<'_> {
             entry.held.to = to;
             entry.held.frame = self.take_ready(entry.held.index);
             if entry.held.frame.is_none() {
-                entry.fail(Failure::new(Step::Reserve, Why::NoMemory));
+                let of_pinned = |&(index, _): &(usize, _)| index;
+                let pinned = &self.passed_over;
+                let was_pinned = pinned.binary_search_by_key(&entry.held.index, of_pinned);
+                let why = was_pinned.map_or(Why::NoMemory, |_| Why::Again);
+                entry.fail(Failure::new(Step::Reserve, why));
             }
         }
     }
@@ -467,9 +482,13 @@ impl Platform for Session<'_> {
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
         let runs = entries.chunk_by_mut(|a, b| {
             let (a, b) = (&a.held, &b.held);
-            let alike =
-                a.at == b.at && a.marks.stores_held == b.marks.stores_held && a.from == b.from;
-            alike && adjacent(a, b) && a.source + 1 == b.source
+            adjacent(a, b)
+                && match (a.at, b.at) {
+                    (At::Blind, At::Blind) => a.from == b.from && a.source + 1 == b.source,
+                    // These are there already; a call lets stores go to a run of them.
+                    (At::Source, At::Source) => a.marks.stores_held == b.marks.stores_held,
+                    _ => false,
+                }
         });
         for run in runs {
             let first = &run[0].held;

@@ -243,7 +243,8 @@ impl FileTier {
         self.trim();
     }
 
-    /// Gives memory back until no more free slots have any than may be kept.
+    /// Gives memory back if more free slots have any than may be kept: then all beyond the bound, since
+    /// it takes a call a run and mostly a shootdown.
     pub(crate) fn trim(&self) {
         if self.kind == Kind::Device {
             return;
@@ -254,13 +255,13 @@ impl FileTier {
             // Whoever is at it trims until there is no excess.
             Err(TryLockError::WouldBlock) => return,
         };
-        loop {
-            let keep = self.bound + self.leave.load(Ordering::Relaxed);
-            let Some(slots) = self.lock().take_excess(keep) else {
-                return;
-            };
-            if !self.free(slots) {
-                return;
+        while self.pooled() > self.bound + self.leave.load(Ordering::Relaxed) {
+            loop {
+                let excess = self.lock().take_excess(self.bound);
+                let Some(slots) = excess else { break };
+                if !self.free(slots) {
+                    return;
+                }
             }
         }
     }

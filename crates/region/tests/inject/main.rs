@@ -17,6 +17,7 @@ mod balance;
 mod exchange;
 #[path = "../region/herd.rs"]
 mod herd;
+mod memory;
 mod stress;
 mod unlock;
 mod unprotect;
@@ -190,10 +191,42 @@ fn main() {
         let name = format!("inject::{kind:?}_unlock").to_lowercase();
         trials.push(trial(name, missing(kind), move || unlock::fails(kind)));
     }
+    for kind in [Kind::Pooled, Kind::Fresh] {
+        let name = format!("inject::{kind:?}_lock_slots").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            unlock::slots_go_by_runs(kind)
+        }));
+    }
+    let name = "inject::lock_slots_of_pairs".to_owned();
+    trials.push(trial(name, missing(Kind::Pooled), || {
+        unlock::slots_of_pairs_go_by_runs(Kind::Pooled)
+    }));
+    let name = "inject::lock_slots_of_waiting".to_owned();
+    trials.push(trial(name, missing(Kind::Pooled), || {
+        unlock::slots_of_waiting_pages_go_by_runs(Kind::Pooled)
+    }));
     for kind in [Kind::Memfd, Kind::File] {
         let name = format!("inject::{kind:?}_lock_again").to_lowercase();
         trials.push(trial(name, missing(kind), move || {
             unlock::runs_are_locked_again(kind)
+        }));
+    }
+    for kind in [Kind::Memfd, Kind::File] {
+        let name = format!("inject::{kind:?}_memory_by_runs").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            memory::is_given_back_by_runs(kind)
+        }));
+        let name = format!("inject::{kind:?}_memory_not_for_pinned").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            memory::is_not_got_for_pinned_pages(kind)
+        }));
+        let name = format!("inject::{kind:?}_memory_before_waiting").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            memory::is_got_before_a_pin_is_waited_for(kind)
+        }));
+        let name = format!("inject::{kind:?}_memory_for_next_pass").to_lowercase();
+        trials.push(trial(name, missing(kind), move || {
+            memory::serves_the_next_pass(kind)
         }));
     }
     for kind in Kind::ALL.into_iter().filter(|kind| kind.can_defer()) {
@@ -213,6 +246,12 @@ fn main() {
         trials.push(trial(name, missing(kind), move || {
             unprotect::puts_runs_back(kind)
         }));
+        if kind.is_mapped() {
+            let name = format!("inject::{kind:?}_unprotect_put_back_scattered").to_lowercase();
+            trials.push(trial(name, missing(kind), move || {
+                unprotect::puts_runs_with_scattered_slots_back(kind)
+            }));
+        }
         let name = format!("inject::{kind:?}_unprotect_second_run").to_lowercase();
         trials.push(trial(name, missing(kind), move || {
             unprotect::letting_the_second_run_go_fails(kind)

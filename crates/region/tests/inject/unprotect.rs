@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -79,7 +80,7 @@ impl Copier<CopyJob> for Between {
     }
 }
 
-fn builder(kind: Kind) -> Builder {
+pub(crate) fn builder(kind: Kind) -> Builder {
     let deferral = Deferral::new(NonZeroUsize::new(8 << 20).unwrap())
         .max_age(Duration::from_secs(3600))
         .keep_free_bytes(0);
@@ -276,18 +277,7 @@ pub(crate) fn letting_the_second_run_go_fails(kind: Kind) {
 pub(crate) fn puts_runs_back(kind: Kind) {
     let region = builder(kind).build().unwrap();
     herd::fill(&region);
-    let fault = Fault::Partial {
-        bytes: region.len() / 2,
-        errno: Errno::BUSY,
-    };
-    let armed = inject::arm(Call::UffdWriteProtect, Plan::once(fault));
-    let options = Options::new()
-        .limit_bytes(NonZeroUsize::new(region.len()).unwrap())
-        .deferred();
-    let before = inject::calls(Call::UffdWriteProtect);
-    let report = region.migrate(.., "far", &options).unwrap();
-    let calls = inject::calls(Call::UffdWriteProtect) - before;
-    assert_eq!((report.deferred(), armed.fired()), (region.pages(), 1));
+    let calls = calls_with_a_putback(&region, 0..region.pages(), "far");
     // Anonymous memory goes by page tables.
     let batches = if kind.is_mapped() {
         1
@@ -295,7 +285,41 @@ pub(crate) fn puts_runs_back(kind: Kind) {
         region.pages().div_ceil(AT_A_TIME) as u64
     };
     assert_eq!(calls, 2 + batches, "one to let stores go");
+    herd::sweep(region.words());
+}
+
+/// Also where the slots of neighbours are not neighbours.
+pub(crate) fn puts_runs_with_scattered_slots_back(kind: Kind) {
+    let region = builder(kind).build().unwrap();
+    herd::fill(&region);
+    let half = region.pages() / 2;
+    let report = region.migrate(half.., "far", &Options::new()).unwrap();
+    assert!(report.is_complete());
+    // Each gets the slot of its partner.
+    let partners = (half..2 * half).rev().collect::<Vec<_>>();
+    let report = region.exchange(..half, partners, &Options::new());
+    assert!(report.unwrap().is_complete());
+    assert!(region.usage().mappings > half);
+    let calls = calls_with_a_putback(&region, 0..half, "near");
+    assert_eq!(calls, 3, "one to let stores go");
+    herd::sweep(region.words());
+}
+
+/// How many calls for stores a request for pages makes of which the first one fails.
+fn calls_with_a_putback(region: &Region, pages: Range<usize>, tier: &str) -> u64 {
+    let fault = Fault::Partial {
+        bytes: pages.len() / 2 * region.page_size().bytes(),
+        errno: Errno::BUSY,
+    };
+    let armed = inject::arm(Call::UffdWriteProtect, Plan::once(fault));
+    let options = Options::new()
+        .limit_bytes(NonZeroUsize::new(region.len()).unwrap())
+        .deferred();
+    let before = inject::calls(Call::UffdWriteProtect);
+    let report = region.migrate(pages.clone(), tier, &options).unwrap();
+    let calls = inject::calls(Call::UffdWriteProtect) - before;
+    assert_eq!((report.deferred(), armed.fired()), (pages.len(), 1));
     drop(armed);
     region.settle(..).unwrap();
-    herd::sweep(region.words());
+    calls
 }
