@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use transhume_engine::{
     Alone, Copier, CopyAnswer, Deferral, Entry, Exchange, ExchangeRequest, Failure, Folio,
-    FolioOwner, Generation, Isolated, Ledger, Mode, Place, Platform, Refused, Request, Step,
+    FolioOwner, Generation, Isolated, Ledger, Mode, Place, Platform, Refused, Request, Side, Step,
     SwapAnswer, Swapper, Wait, Waiting, Why, Work, defer, exchange, migrate, settle,
 };
 
@@ -160,9 +160,9 @@ impl Exchange for Quiet {
         Folio::base(self.calls % 1000).unwrap_or(FIRST)
     }
 
-    fn swap_on_cpu(&mut self, (): &mut (), (): &mut ()) -> Result<(), Failure> {
+    fn swap_on_cpu(&mut self, (): &mut (), (): &mut ()) -> Result<(), (Side, Failure)> {
         if self.fails() {
-            return Err(Failure::new(Step::Copy, Why::CopyFailed));
+            return Err((Side::B, Failure::new(Step::Copy, Why::CopyFailed)));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_engine::{
     ASYNC_PASSES, ExchangeReport, Failure, Folio, Mode, Nonsense, Outcome, PairOutcome, Place,
-    Report, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, Settlement, Side, Step, Why,
+    Report, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, Settlement, Side, Why,
 };
 
 use crate::machine::{ActorId, Machine, Page};
@@ -223,8 +223,6 @@ impl Machine {
                     let failed = trails.each_ref().map(|trail| trail.failed == Some(failure));
                     let told = match (failure.why, failure.step) {
                         (Why::NotTried, _) => report.stopped.is_some(),
-                        // Both are swapped by one call, which does not say which of them is in the way.
-                        (_, Step::Copy) => failed.contains(&true),
                         _ => failed[usize::from(side == Side::B)],
                     };
                     arrived == [false; 2] && told

@@ -269,7 +269,8 @@ impl<'p, P: Exchange> Copied<'p, P, Pairs> {
                     a.copied = true;
                     work.counts.copied_by_cpu += 1;
                 }
-                Err(failure) => a.fail(failure),
+                Err((Side::A, failure)) => a.fail(failure),
+                Err((Side::B, failure)) => b.fail(failure),
             }
         }
         work.times.copy += batch.platform.now().saturating_sub(began);

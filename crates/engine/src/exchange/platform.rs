@@ -1,5 +1,6 @@
 //! What an exchange asks of whoever owns the page tables, beyond what a migration does.
 
+use crate::batch::Side;
 use crate::failure::Failure;
 use crate::folio::Folio;
 use crate::platform::{Entry, Platform};
@@ -33,8 +34,12 @@ pub trait Exchange: Platform {
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from that. The contents are then untouched.
-    fn swap_on_cpu(&mut self, a: &mut Self::Held, b: &mut Self::Held) -> Result<(), Failure>;
+    /// Whatever keeps it from that, and which of the two is in the way. The contents are then untouched.
+    fn swap_on_cpu(
+        &mut self,
+        a: &mut Self::Held,
+        b: &mut Self::Held,
+    ) -> Result<(), (Side, Failure)>;
 
     /// Swaps the contents of a pair once more, which is to be put back as it was, byte for byte.
     /// Neither has become reachable since the first swap.

@@ -146,17 +146,20 @@ fn a_pair_of_which_one_is_not_eligible_is_swapped_by_the_cpu() {
 
 #[test]
 fn a_swap_that_fails_on_the_cpu_too_leaves_the_pair() {
-    let mut machine = machine(3);
-    machine.set_troubles(&[fails(Call::CopyOnCpu, base(1), Why::CopyFailed, ALWAYS)]);
-    let swapper = ScriptedSwapper::new(&[SwapAct::Leave]);
-    let report = machine.exchange(&swapper, ExchangeRequest::new(pairs(3)));
-    let outcomes: Vec<_> = report.pairs().map(|pair| pair.outcome).collect();
-    assert_eq!(outcomes[1], stayed(Step::Copy, Why::CopyFailed, Side::A));
-    assert_eq!(report.exchanged(), 2);
-    assert_eq!(
-        report.counts.retries, 9,
-        "a copy that failed is worth a try"
-    );
+    // The fault is told of the one that is in the way.
+    for (page, side) in [(1, Side::A), (4, Side::B)] {
+        let mut machine = machine(3);
+        machine.set_troubles(&[fails(Call::CopyOnCpu, base(page), Why::CopyFailed, ALWAYS)]);
+        let swapper = ScriptedSwapper::new(&[SwapAct::Leave]);
+        let report = machine.exchange(&swapper, ExchangeRequest::new(pairs(3)));
+        let outcomes: Vec<_> = report.pairs().map(|pair| pair.outcome).collect();
+        assert_eq!(outcomes[1], stayed(Step::Copy, Why::CopyFailed, side));
+        assert_eq!(report.exchanged(), 2);
+        assert_eq!(
+            report.counts.retries, 9,
+            "a copy that failed is worth a try"
+        );
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Two folios get each other's frames.
 
-use transhume_engine::{Entry, Exchange, Failure, Step as Stage, Why};
+use transhume_engine::{Entry, Exchange, Failure, Side, Step as Stage, Why};
 
 use super::contract::expect_going_on;
 use super::copiers::{SwapJob, swap_words};
@@ -55,12 +55,14 @@ impl Exchange for Migrator {
         }
     }
 
-    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), Failure> {
+    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), (Side, Failure)> {
         self.actor.may_panic();
         expect_going_on(&self.actor, a, "swapped");
         expect_going_on(&self.actor, b, "swapped");
-        self.check_references(a, Stage::Copy)?;
-        self.check_references(b, Stage::Copy)?;
+        for (side, held) in [(Side::A, &*a), (Side::B, &*b)] {
+            self.check_references(held, Stage::Copy)
+                .map_err(|failure| (side, failure))?;
+        }
         swap_words(&self.actor, a, b);
         self.count(|calls| calls.copied_by_cpu += 1);
         Ok(())

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use transhume_copy::swap::SwapJob;
-use transhume_engine::{Entry, Exchange, Failure, Folio, Step, Why};
+use transhume_engine::{Entry, Exchange, Failure, Folio, Side, Step, Why};
 use transhume_sys::map;
 
 use super::Anonymous;
@@ -133,8 +133,8 @@ impl Exchange for Session<'_> {
         unsafe { SwapJob::new(place(a.staging), place(b.staging), self.page()) }
     }
 
-    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), Failure> {
-        swap_here(self.swap_job(a, b))
+    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), (Side, Failure)> {
+        swap_here(self.swap_job(a, b)).map_err(|failure| (Side::A, failure))
     }
 
     fn swap_back(&mut self, a: &mut Held, b: &mut Held) {

@@ -4,7 +4,7 @@
 //! their own. Both are under the blind while the contents of the slots are swapped through the aliases.
 
 use transhume_copy::swap::SwapJob;
-use transhume_engine::{Entry, Exchange, Failure, Folio, Step, Why};
+use transhume_engine::{Entry, Exchange, Failure, Folio, Side, Step, Why};
 
 use super::Mapped;
 use super::session::{Held, Session};
@@ -99,8 +99,8 @@ impl Exchange for Session<'_> {
         }
     }
 
-    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), Failure> {
-        swap_here(self.swap_job(a, b))
+    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), (Side, Failure)> {
+        swap_here(self.swap_job(a, b)).map_err(|failure| (Side::A, failure))
     }
 
     fn swap_back(&mut self, a: &mut Held, b: &mut Held) {

@@ -251,12 +251,13 @@ impl Exchange for Machine {
         self.swap(a, b)
     }
 
-    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), Failure> {
+    fn swap_on_cpu(&mut self, a: &mut Held, b: &mut Held) -> Result<(), (Side, Failure)> {
         self.programs_run();
         assert!(!a.copied.load(Ordering::Relaxed), "swapped twice");
-        // The engine takes it for the first one's failure.
-        if let Some(failure) = self.fails(Call::CopyOnCpu, self.folio_of(a)) {
-            return Err(failure);
+        for (side, held) in [(Side::A, &*a), (Side::B, &*b)] {
+            if let Some(failure) = self.fails(Call::CopyOnCpu, self.folio_of(held)) {
+                return Err((side, failure));
+            }
         }
         self.tally.copied_on_cpu += 1;
         self.swap(a, b).make();
