@@ -58,6 +58,7 @@ mod deferral;
 mod error;
 mod failure;
 mod faults;
+mod free_runs;
 mod gate;
 mod huge;
 mod keeper;

@@ -1,4 +1,4 @@
-//! Sets of numbers kept as runs: free frame slots, and the pages of requests.
+//! Sets of numbers kept as runs: the pages of requests, and slots.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -27,8 +27,18 @@ impl RunSet {
 
     /// Adds a range; parts that are in the set already stay.
     pub(crate) fn insert(&mut self, range: Range<usize>) {
+        self.join(range, |_| {});
+    }
+
+    /// The same; tells of each run that there was and that touches the range, and gives the one run
+    /// that is there in their place. `None` if the range is empty.
+    pub(crate) fn join(
+        &mut self,
+        range: Range<usize>,
+        mut absorbed: impl FnMut(Range<usize>),
+    ) -> Option<Range<usize>> {
         if range.is_empty() {
-            return;
+            return None;
         }
         let Range { mut start, mut end } = range;
         if let Some((&before, &before_end)) = self.runs.range(..=start).next_back()
@@ -40,79 +50,41 @@ impl RunSet {
             end = end.max(next_end);
             self.len -= next_end - next;
             self.runs.remove(&next);
+            absorbed(next..next_end);
         }
         self.len += end - start;
         self.runs.insert(start, end);
-    }
-
-    /// Takes up to `want` adjacent numbers: from the smallest run that has them all, else the
-    /// largest run there is. `None` if the set is empty or nothing is wanted.
-    pub(crate) fn take(&mut self, want: usize) -> Option<Range<usize>> {
-        if want == 0 {
-            return None;
-        }
-        let length = |run: &(&usize, &usize)| run.1 - run.0;
-        let best = self
-            .runs
-            .iter()
-            .filter(|run| length(run) >= want)
-            .min_by_key(length)
-            .or_else(|| self.runs.iter().max_by_key(length));
-        let start = *best?.0;
-        self.take_at(start, want)
-    }
-
-    /// Takes `want` adjacent numbers that begin at `phase` beyond a multiple of `modulus`; if there
-    /// are none such, what [`take`](Self::take) finds.
-    pub(crate) fn take_in_phase(
-        &mut self,
-        want: usize,
-        phase: usize,
-        modulus: usize,
-    ) -> Option<Range<usize>> {
-        match self.find_in_phase(want, phase, modulus) {
-            Some(start) => self.take_at(start, want),
-            None => self.take(want),
-        }
-    }
-
-    /// Takes `want` adjacent numbers that begin at a multiple of that, if there are such.
-    pub(crate) fn take_aligned(&mut self, want: usize) -> Option<Range<usize>> {
-        let start = self.find_in_phase(want, 0, want)?;
-        self.take_at(start, want)
-    }
-
-    fn find_in_phase(&self, want: usize, phase: usize, modulus: usize) -> Option<usize> {
-        let in_phase = |(&start, &end): (&usize, &usize)| {
-            let behind = start % modulus;
-            let first = start + (phase % modulus + modulus - behind) % modulus;
-            (first + want <= end).then_some(first)
-        };
-        self.runs.iter().find_map(in_phase)
+        Some(start..end)
     }
 
     /// Takes up to `want` adjacent numbers that begin with `start`; `None` if `start` is not in the
     /// set.
     pub(crate) fn take_at(&mut self, start: usize, want: usize) -> Option<Range<usize>> {
-        let (&run, &run_end) = self.runs.range(..=start).next_back()?;
-        if run_end <= start || want == 0 {
+        let run = self.run_of(start)?;
+        if want == 0 {
             return None;
         }
-        let end = run_end.min(start.saturating_add(want));
-        self.runs.remove(&run);
-        if run < start {
-            self.runs.insert(run, start);
+        let end = run.end.min(start.saturating_add(want));
+        self.runs.remove(&run.start);
+        if run.start < start {
+            self.runs.insert(run.start, start);
         }
-        if end < run_end {
-            self.runs.insert(end, run_end);
+        if end < run.end {
+            self.runs.insert(end, run.end);
         }
         self.len -= end - start;
         Some(start..end)
     }
 
+    /// The run that has the number.
+    pub(crate) fn run_of(&self, number: usize) -> Option<Range<usize>> {
+        let (&start, &end) = self.runs.range(..=number).next_back()?;
+        (number < end).then_some(start..end)
+    }
+
     /// Whether the number is in the set.
     pub(crate) fn contains(&self, number: usize) -> bool {
-        self.first_in(&(number..number + 1)).is_some()
+        self.run_of(number).is_some()
     }
 
     /// Whether all numbers of `range` are in the set.
@@ -138,19 +110,9 @@ impl RunSet {
         let mut rest = range;
         iter::from_fn(move || {
             let start = self.first_in(&rest)?;
-            let (_, &run_end) = self.runs.range(..=start).next_back()?;
-            rest.start = run_end.min(rest.end);
+            rest.start = self.run_of(start)?.end.min(rest.end);
             Some(start..rest.start)
         })
-    }
-
-    /// The length of the longest run.
-    pub(crate) fn longest(&self) -> usize {
-        self.runs
-            .iter()
-            .map(|(start, end)| end - start)
-            .max()
-            .unwrap_or(0)
     }
 
     /// How many runs there are.
@@ -179,57 +141,26 @@ mod tests {
         assert_eq!((set.run_count(), set.iter().next()), (1, Some(0..12)));
     }
 
-    #[test]
-    fn take_prefers_the_smallest_run_that_fits() {
-        let mut set = RunSet::default();
-        set.insert(0..10);
-        set.insert(20..24);
-        assert_eq!(set.take(4), Some(20..24));
-        assert_eq!(set.take(64), Some(0..10));
-        assert_eq!(set.take(1), None);
-    }
-
-    #[test]
-    fn in_phase_if_possible() {
-        let mut set = RunSet::default();
-        set.insert(3..30);
-        assert_eq!(set.take_in_phase(8, 0, 8), Some(8..16));
-        assert_eq!(set.take_in_phase(4, 20, 8), Some(4..8));
-        assert_eq!(set.take_in_phase(6, 0, 8), Some(16..22));
-        assert_eq!(set.take_in_phase(5, 0, 8), Some(24..29));
-        assert_eq!(
-            set.take_in_phase(9, 0, 8),
-            Some(22..24),
-            "none in phase is so long"
-        );
-        assert_eq!(set.take_in_phase(0, 0, 8), None);
-        let mut set = RunSet::default();
-        set.insert(3..15);
-        assert_eq!(set.take_aligned(8), None);
-        set.insert(15..16);
-        assert_eq!(set.take_aligned(8), Some(8..16));
-    }
-
     proptest! {
         #[test]
-        fn it_is_a_set(ops in proptest::collection::vec((0u8..4, 0usize..64, 0usize..12), 1..64)) {
+        fn it_is_a_set(ops in proptest::collection::vec((any::<bool>(), 0usize..64, 0usize..12), 1..64)) {
             let mut set = RunSet::default();
             let mut model = BTreeSet::new();
-            for (op, at, len) in ops {
-                match op {
-                    0 | 1 => { set.insert(at..at + len); model.extend(at..at + len); }
-                    2 => if let Some(taken) = set.take(len) {
-                        prop_assert!(taken.len() <= len);
-                        for n in taken { prop_assert!(model.remove(&n)); }
-                    } else { prop_assert!(model.is_empty() || len == 0); },
-                    _ => if let Some(taken) = set.take_at(at, len) {
-                        prop_assert_eq!(taken.start, at);
-                        for n in taken { prop_assert!(model.remove(&n)); }
-                    } else { prop_assert!(!model.contains(&at) || len == 0); },
+            for (is_insert, at, len) in ops {
+                if is_insert {
+                    set.insert(at..at + len);
+                    model.extend(at..at + len);
+                } else if let Some(taken) = set.take_at(at, len) {
+                    prop_assert_eq!(taken.start, at);
+                    prop_assert!(taken.len() <= len);
+                    for n in taken { prop_assert!(model.remove(&n)); }
+                } else {
+                    prop_assert!(!model.contains(&at) || len == 0);
                 }
                 prop_assert_eq!(set.len(), model.len());
                 prop_assert_eq!(set.iter().flatten().collect::<Vec<_>>(),
                     model.iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(set.contains(at), model.contains(&at));
                 prop_assert_eq!(set.has_all(&(at..at + len)), (at..at + len).all(|n| model.contains(&n)));
                 prop_assert_eq!(set.first_in(&(at..at + len)), model.range(at..at + len).next().copied());
                 let runs = set.runs_in(at..at + len).collect::<Vec<_>>();

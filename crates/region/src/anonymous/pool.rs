@@ -29,6 +29,7 @@ use transhume_sys::uffd::{RegisterMode, Uffd};
 
 use crate::TABLE_BYTES;
 
+use crate::free_runs::FreeRuns;
 use crate::runs::RunSet;
 use crate::tier::PageSize;
 
@@ -65,12 +66,12 @@ struct Chunk {
 #[derive(Debug, Default)]
 struct State {
     /// Slots with a frame that may become a destination.
-    full: RunSet,
+    full: FreeRuns,
     /// Slots with a frame that the kernel would not take back yet, or that it would not unlock.
     refused: RunSet,
-    staging: RunSet,
-    fresh: RunSet,
-    parts: RunSet,
+    staging: FreeRuns,
+    fresh: FreeRuns,
+    parts: FreeRuns,
     /// Staging slots that were taken: each will come back with a frame, or empty.
     staged: usize,
     chunks: Vec<Chunk>,

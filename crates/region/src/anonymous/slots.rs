@@ -11,7 +11,7 @@ use super::pool::FramePool;
 use super::session::{Held, Session, slots_adjacent};
 use crate::TABLE_BYTES;
 use crate::failure::failed;
-use crate::runs::RunSet;
+use crate::free_runs::FreeRuns;
 use crate::tier::TierId;
 
 /// Slots for a run of folios.
@@ -19,7 +19,7 @@ use crate::tier::TierId;
 pub(super) struct Ready {
     kind: Kind,
     pool: usize,
-    slots: RunSet,
+    slots: FreeRuns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn ready_slots(&mut self, kind: Kind, pool: usize) -> &mut RunSet {
+    pub(super) fn ready_slots(&mut self, kind: Kind, pool: usize) -> &mut FreeRuns {
         let known = self
             .ready
             .iter()
@@ -57,7 +57,7 @@ impl Session<'_> {
             self.ready.push(Ready {
                 kind,
                 pool,
-                slots: RunSet::default(),
+                slots: FreeRuns::default(),
             });
             self.ready.len() - 1
         });

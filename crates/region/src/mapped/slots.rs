@@ -6,22 +6,22 @@
 
 use std::ops::Range;
 
-use crate::runs::RunSet;
+use crate::free_runs::FreeRuns;
 
 /// Free slots; those in use are in neither set.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    full: RunSet,
-    empty: RunSet,
+    full: FreeRuns,
+    empty: FreeRuns,
 }
 
 impl Slots {
     /// `slots` slots of a file of holes, of which the first `used` are in use.
     pub(crate) fn new(slots: usize, used: usize) -> Self {
-        let mut empty = RunSet::default();
+        let mut empty = FreeRuns::default();
         empty.insert(used..slots);
         Self {
-            full: RunSet::default(),
+            full: FreeRuns::default(),
             empty,
         }
     }
