@@ -12,6 +12,8 @@ use transhume_sys::uffd::{Allowed, Features, probe};
 pub(crate) enum Need {
     /// A userfaultfd that stops the kernel's accesses too, with `UFFDIO_MOVE`.
     Move,
+    /// One that moves adjacent pages by one shootdown: where it does not, no neighbours are taken along.
+    MoveInBatches,
     /// One with remap events, for mapped backing.
     Blind,
     /// One that holds stores off shared memory, with remap events.
@@ -45,6 +47,13 @@ impl Need {
     pub(crate) fn missing(self) -> Option<String> {
         match self {
             Self::Move => feature(Features::MOVE, "UFFDIO_MOVE"),
+            Self::MoveInBatches => {
+                let there = transhume_sys::limits::kernel_release().is_at_least(6, 18);
+                let kernel = "before Linux 6.18 UFFDIO_MOVE flushes for each page";
+                Self::Move
+                    .missing()
+                    .or_else(|| (!there).then(|| kernel.to_owned()))
+            }
             Self::Blind => feature(Features::EVENT_REMAP, "userfaultfd remap events"),
             Self::Stores => Self::Blind.missing().or_else(|| {
                 let held = Features::WP_HUGETLBFS_SHMEM;

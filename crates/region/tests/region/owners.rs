@@ -45,13 +45,18 @@ pub(crate) const CASES: &[Case] = &[
         &[Need::Move],
         alone_it_may_wait,
     ),
-    Case("owners::neighbours", &[Need::Move], neighbours),
+    Case("owners::neighbours", &[Need::MoveInBatches], neighbours),
     Case(
         "owners::that_migrate_or_pin",
         &[Need::Move],
         that_migrate_or_pin,
     ),
     Case("owners::that_panic", &[Need::Move, Need::Blind], that_panic),
+    Case(
+        "owners::that_panic_for_a_neighbour",
+        &[Need::MoveInBatches],
+        that_panic_for_a_neighbour,
+    ),
     Case("owners::buffer_pool", &[Need::Move], || {
         println!("{}", crate::buffer_pool::run().unwrap());
     }),
@@ -385,8 +390,11 @@ fn that_panic() {
         assert!((0..64).all(|page| region.tier_of(page) == Ok(at)));
         comes_to_rest(&region);
     }
-    // Page 5 is a neighbour.
+}
+
+fn that_panic_for_a_neighbour() {
     for in_attach in [false, true] {
+        // Page 5 is one.
         let region = panicking(two_nodes(64), in_attach, &[1, 4, 7, 10]);
         comes_to_rest(&region);
     }
