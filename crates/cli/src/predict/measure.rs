@@ -33,7 +33,7 @@ const HUGE: usize = 2 << 20;
 const LIST: usize = 16;
 /// How often a thread is woken.
 const WAKES: usize = 200;
-/// How long it has slept.
+/// How long it has slept, or had nothing to do.
 const ASLEEP: Duration = Duration::from_micros(300);
 
 /// What was measured of pages, in nanoseconds.
@@ -296,29 +296,40 @@ fn copies(cpus: usize) -> Result<(f64, f64, f64), CliError> {
         CliError::Failed(format!("cannot allocate memory to copy: {error}"))
     };
     let mut area = RawArea::allocate(4 * LIST, HUGE).map_err(failed)?;
-    let mut rate = |copier: &SharedCopier, count| {
-        let rates = (0..ROUNDS).map(|_| {
+    let mut rate = |copier: &SharedCopier, count, rested| {
+        let rounds = if rested { WAKES } else { ROUNDS };
+        let rates = (0..rounds).map(|_| {
+            if rested {
+                stay_awake(ASLEEP);
+            }
             let (time, bytes) = area.pass(&**copier, count);
             bytes as f64 / time.as_secs_f64().max(1e-9)
         });
         median(rates.collect::<Vec<_>>().into_iter())
     };
     let one = copier("memcpy")?;
-    rate(&one, LIST);
-    let one = rate(&one, LIST);
+    rate(&one, LIST, false);
+    let one = rate(&one, LIST, false);
     let (mut most, mut begin) = (one, 0.0);
     let mut threads = 2;
     while threads <= cpus {
         let by_all = copier(&format!("threads:{threads}:memcpy"))?;
-        let many = rate(&by_all, LIST);
-        if many > most {
-            most = many;
-            let single = HUGE as f64 * 1e9 / rate(&by_all, 1);
-            begin = (single - HUGE as f64 * 1e9 / many).max(0.0);
-        }
+        let many = rate(&by_all, LIST, false);
+        most = many.max(most);
+        // Between two batches they have gone to sleep.
+        let single = HUGE as f64 * 1e9 / rate(&by_all, 1, true);
+        begin = (single - HUGE as f64 * 1e9 / most).max(0.0);
         threads *= 2;
     }
     Ok((one, most, begin))
+}
+
+/// Passes time on a CPU that is as awake then as that of who migrates.
+fn stay_awake(time: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        std::hint::spin_loop();
+    }
 }
 
 /// How long it takes until a thread on another CPU runs that was asleep, and how much of that waking it takes.
@@ -342,11 +353,8 @@ fn wakes() -> (f64, f64) {
         cpus.pin_migrator();
         let (mut wake, mut waker) = (Vec::new(), Vec::new());
         for _ in 0..WAKES {
-            // Long enough for it to have gone to sleep, while this CPU is as awake as that of who migrates.
-            let asleep = Instant::now();
-            while asleep.elapsed() < ASLEEP {
-                std::hint::spin_loop();
-            }
+            // Long enough for it to have gone to sleep.
+            stay_awake(ASLEEP);
             woken_at.store(0, Ordering::Release);
             let began = nanos();
             sleeper.thread().unpark();
