@@ -90,3 +90,28 @@ impl From {
         format!("Costs of {}: {}.", self.from, parts.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Measured costs have all the digits of an `f64`, and serde_json takes the last of them from
+    /// a file only where it is asked to: one digit less, and the same run is predicted otherwise.
+    #[test]
+    fn costs_come_in_as_they_went_out() {
+        let mut costs = named("user-space").unwrap().costs;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("costs.json");
+        for step in 1..=300 {
+            costs.copy_rate = 4.1e9 / f64::from(step);
+            costs.call_ns = 1e4 / (f64::from(step) + 0.1);
+            let document = serde_json::json!({ "costs": &costs });
+            std::fs::write(&path, document.to_string()).unwrap();
+            let again = read(&path).unwrap();
+            let rates = [costs.copy_rate, again.copy_rate];
+            assert_eq!(rates[0].to_bits(), rates[1].to_bits(), "{rates:?}");
+            let calls = [costs.call_ns, again.call_ns];
+            assert_eq!(calls[0].to_bits(), calls[1].to_bits(), "{calls:?}");
+        }
+    }
+}
