@@ -4,6 +4,18 @@ use std::collections::BTreeMap;
 use std::iter;
 use std::ops::Range;
 
+/// Makes a call for a run, and if that is refused one for each of it; tells of every answer that counts.
+pub(crate) fn by_run_or_each<E>(
+    run: Range<usize>,
+    call: impl Fn(Range<usize>) -> Result<(), E>,
+    mut answered: impl FnMut(Range<usize>, Result<(), E>),
+) {
+    match call(run.clone()) {
+        Err(_) if run.len() > 1 => run.for_each(|one| answered(one..one + 1, call(one..one + 1))),
+        answer => answered(run, answer),
+    }
+}
+
 /// A set of numbers as maximal runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RunSet {
@@ -139,6 +151,25 @@ mod tests {
         set.insert(8..12);
         set.insert(4..8);
         assert_eq!((set.run_count(), set.iter().next()), (1, Some(0..12)));
+    }
+
+    #[test]
+    fn what_is_refused_for_a_run_is_asked_for_each() {
+        let asked = |run, refused: usize| {
+            let mut answers = Vec::new();
+            let call = |part: Range<usize>| match part.contains(&refused) {
+                true => Err(part.len()),
+                false => Ok(()),
+            };
+            by_run_or_each(run, call, |part, answer| answers.push((part, answer)));
+            answers
+        };
+        assert_eq!(asked(2..5, 9), [(2..5, Ok(()))]);
+        assert_eq!(asked(2..3, 2), [(2..3, Err(1))]);
+        assert_eq!(
+            asked(2..5, 3),
+            [(2..3, Ok(())), (3..4, Err(1)), (4..5, Ok(()))]
+        );
     }
 
     proptest! {

@@ -312,9 +312,9 @@ impl FramePool {
         self.put_soiled(slot);
     }
 
-    /// Unlocks slots that may be locked into memory; says whether that worked.
-    pub(crate) fn munlock(&self, slots: &Range<usize>) -> bool {
-        map::unlock(self.bytes(slots)).is_ok()
+    /// Unlocks slots that may be locked into memory.
+    pub(crate) fn munlock(&self, slots: &Range<usize>) -> Result<(), CallError> {
+        map::unlock(self.bytes(slots))
     }
 
     /// Puts a slot back that holds something nobody needs, to be emptied.
@@ -373,7 +373,7 @@ impl FramePool {
         let refused = std::mem::take(&mut self.lock().refused);
         for slots in refused.iter() {
             // What is locked into memory goes nowhere from there, empty or not.
-            if self.munlock(&slots) {
+            if self.munlock(&slots).is_ok() {
                 self.empty(slots);
             } else {
                 self.lock().refused.insert(slots);

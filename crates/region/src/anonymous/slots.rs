@@ -12,6 +12,7 @@ use super::session::{Held, Session, slots_adjacent};
 use crate::TABLE_BYTES;
 use crate::failure::failed;
 use crate::free_runs::FreeRuns;
+use crate::runs::by_run_or_each;
 use crate::tier::TierId;
 
 /// Slots for a run of folios.
@@ -165,18 +166,14 @@ impl Session<'_> {
             let Some(first) = run.first().filter(|first| wanted(first)) else {
                 continue;
             };
-            let start = self.slot_address(slot(&first.held));
-            match call(start..start + run.len() * self.page()) {
-                Ok(()) => {}
-                Err(error) if run.len() == 1 => refused(&mut run[0], error),
-                Err(_) => {
-                    for entry in run {
-                        if let Err(error) = call(self.slot_bytes(slot(&entry.held))) {
-                            refused(entry, error);
-                        }
-                    }
+            let (start, page) = (self.slot_address(slot(&first.held)), self.page());
+            let call =
+                |part: Range<usize>| call(start + part.start * page..start + part.end * page);
+            by_run_or_each(0..run.len(), call, |part, answer| {
+                if let Err(error) = answer {
+                    refused(&mut run[part.start], error);
                 }
-            }
+            });
         }
     }
 }
@@ -270,17 +267,14 @@ impl<'p> Returned<'p> {
         let Some((pool, run, is_locked)) = self.run.take() else {
             return;
         };
-        if !is_locked || pool.munlock(&run) {
+        if !is_locked {
             return (self.give)(pool, run);
         }
-        let alone = run.len() == 1;
-        for slot in run {
-            if !alone && pool.munlock(&(slot..slot + 1)) {
-                (self.give)(pool, slot..slot + 1);
-            } else {
-                (self.give_soiled)(pool, NonZeroUsize::new(slot));
-            }
-        }
+        let munlock = |slots| pool.munlock(&slots);
+        by_run_or_each(run, munlock, |slots, unlocked| match unlocked {
+            Ok(()) => (self.give)(pool, slots),
+            Err(_) => (self.give_soiled)(pool, NonZeroUsize::new(slots.start)),
+        });
     }
 }
 

@@ -23,7 +23,7 @@ use crate::faults;
 use crate::gate;
 use crate::keeper::Keeper;
 use crate::layout::Layout;
-use crate::runs::RunSet;
+use crate::runs::{RunSet, by_run_or_each};
 use crate::table::{FolioTable, Tally};
 use crate::tier::TierId;
 use crate::{SPARE_BYTES, index_of};
@@ -304,10 +304,8 @@ impl<'r> Session<'r> {
             )
         };
         for run in layout.mlocked_of(folios) {
-            if lock(run.clone()).is_err() {
-                // What is refused all the same is only not kept from being swapped.
-                run.for_each(|folio| drop(lock(folio..folio + 1)));
-            }
+            // What is refused all the same is only not kept from being swapped.
+            by_run_or_each(run, lock, |_, _| {});
         }
     }
 }
