@@ -7,6 +7,7 @@ use transhume_engine::{
     Report, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, Settlement, Side, Why,
 };
 
+use crate::actor::Actor;
 use crate::machine::{ActorId, Machine, Page};
 use crate::platform::Tier;
 
@@ -17,6 +18,24 @@ pub(crate) struct Account {
     pub(crate) calls: Calls,
     /// How many folios, or pairs, were provided for in all batches.
     pub(crate) provided: u64,
+}
+
+impl Account {
+    fn trail(&self, folio: Folio) -> Trail {
+        self.trails.get(&folio.page()).cloned().unwrap_or_default()
+    }
+}
+
+impl Actor {
+    /// Counts a call of the engine's.
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Calls)) {
+        self.change(|machine| count(&mut machine.account(self.id).calls));
+    }
+
+    /// A page cannot go on, for this reason.
+    pub(crate) fn refuse(&self, page: Page, failure: Failure) {
+        self.change(|machine| machine.trail(self.id, page).fail(failure));
+    }
 }
 
 /// What was done with a page.
@@ -145,8 +164,7 @@ impl Machine {
             outcomes.entry(folio.folio).or_default().push(folio.outcome);
         }
         for (folio, outcomes) in outcomes {
-            let trail = account.trails.get(&folio.page()).cloned();
-            let trail = trail.unwrap_or_default();
+            let trail = account.trail(folio);
             let count = |what| outcomes.iter().filter(|outcome| **outcome == what).count();
             let deferred = count(Outcome::Deferred);
             let right = trail.moves == count(Outcome::Moved)
@@ -206,13 +224,7 @@ impl Machine {
                 sensible += 1;
                 None
             };
-            let trails = both.map(|folio| {
-                account
-                    .trails
-                    .get(&folio.page())
-                    .cloned()
-                    .unwrap_or_default()
-            });
+            let trails = both.map(|folio| account.trail(folio));
             let arrived = trails.each_ref().map(|trail| trail.moves == 1);
             let right = match (pair.outcome, nonsense) {
                 (PairOutcome::Refused(refused), Some(nonsense)) => refused == nonsense,
@@ -254,11 +266,7 @@ impl Machine {
             matches!(outcome, Outcome::Stayed(failure) if failure.why == Why::NoMemory)
         });
         for (folio, outcome) in &settled.outcomes {
-            let trail = account
-                .trails
-                .get(&folio.page())
-                .cloned()
-                .unwrap_or_default();
+            let trail = account.trail(*folio);
             let right = match outcome {
                 Outcome::Moved => trail.released == Some(Place::Destination),
                 Outcome::Stayed(failure) => {

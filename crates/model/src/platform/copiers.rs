@@ -67,9 +67,7 @@ impl transhume_engine::Copier<Job> for Copier {
             }
         }
         self.actor.may_panic();
-        let id = self.actor.id;
-        self.actor.change(|machine| {
-            let calls = &mut machine.account(id).calls;
+        self.actor.count(|calls| {
             for answer in answers {
                 match answer {
                     CopyAnswer::Copied => calls.copied_by_copier += 1,
@@ -309,9 +307,7 @@ impl transhume_engine::Swapper<SwapJob> for Swapper {
             }
         }
         self.actor.may_panic();
-        let id = self.actor.id;
-        self.actor.change(|machine| {
-            let calls = &mut machine.account(id).calls;
+        self.actor.count(|calls| {
             for answer in answers {
                 match answer {
                     SwapAnswer::Swapped => calls.copied_by_copier += 1,

@@ -18,7 +18,7 @@ use crate::machine::{Holder, Page, Pte};
 impl Deferral for Migrator {
     fn hold(&mut self, entries: &mut [Entry<Held>], _ahead: &[Folio]) {
         expect_alive(&self.actor, entries, "hold");
-        self.count(|calls| calls.holds += 1);
+        self.actor.count(|calls| calls.holds += 1);
         self.actor.may_panic();
         let mut spaces = Vec::new();
         for entry in &mut *entries {
@@ -96,7 +96,7 @@ impl Deferral for Migrator {
 
     fn take_up(&mut self, entries: &mut [Entry<Held>]) {
         let id = self.actor.id;
-        self.count(|calls| calls.batches += 1);
+        self.actor.count(|calls| calls.batches += 1);
         for entry in entries {
             self.actor.may_panic();
             let page = entry.held.page;

@@ -64,7 +64,7 @@ impl Exchange for Migrator {
                 .map_err(|failure| (side, failure))?;
         }
         swap_words(&self.actor, a, b);
-        self.count(|calls| calls.copied_by_cpu += 1);
+        self.actor.count(|calls| calls.copied_by_cpu += 1);
         Ok(())
     }
 

@@ -16,7 +16,6 @@ use self::contract::{expect_alive, expect_going_on, expect_memory};
 pub(crate) use self::copiers::{Copier, Kind, Swapper};
 pub(crate) use self::deferral::SharedLedger;
 use self::owner::Latches;
-use crate::account::Calls;
 use crate::act::Act;
 use crate::actor::{Actor, locked};
 use crate::bug::Bug;
@@ -131,19 +130,10 @@ impl Migrator {
         tables.len()
     }
 
-    /// Counts a call.
-    fn count(&self, count: impl FnOnce(&mut Calls)) {
-        let id = self.actor.id;
-        self.actor
-            .change(|machine| count(&mut machine.account(id).calls));
-    }
-
     /// The folio cannot go on.
     fn refuse(&self, page: Page, step: Stage, why: Why) -> Failure {
         let failure = Failure::new(step, why);
-        let id = self.actor.id;
-        self.actor
-            .change(|machine| machine.trail(id, page).fail(failure));
+        self.actor.refuse(page, failure);
         failure
     }
 
@@ -388,7 +378,7 @@ impl Platform for Migrator {
 
     fn shootdown(&mut self, gather: Gather, entries: &mut [Entry<Held>]) {
         expect_alive(&self.actor, entries, "shootdown");
-        self.count(|calls| calls.rounds += 1);
+        self.actor.count(|calls| calls.rounds += 1);
         self.actor.may_panic();
         let mut spaces = gather.spaces;
         spaces.sort_unstable();
@@ -452,7 +442,7 @@ impl Platform for Migrator {
         self.check_references(held, Stage::Copy)?;
         let job = self.job_of(held);
         copiers::copy_words(&self.actor, &job);
-        self.count(|calls| calls.copied_by_cpu += 1);
+        self.actor.count(|calls| calls.copied_by_cpu += 1);
         self.actor.may_panic();
         Ok(())
     }
@@ -514,7 +504,7 @@ impl Platform for Migrator {
 
     fn putback(&mut self, entries: &mut [Entry<Held>]) {
         let count = entries.len() as u64;
-        self.count(|calls| calls.putbacks += count);
+        self.actor.count(|calls| calls.putbacks += count);
         for entry in entries {
             self.actor.may_panic();
             let held = &mut entry.held;

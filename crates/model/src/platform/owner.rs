@@ -38,9 +38,8 @@ impl Latches {
         if taken != Some(false) {
             return Ok(());
         }
-        let (id, refused) = (self.actor.id, Failure::new(Step::Unmap, Why::Busy));
         self.actor
-            .change(|machine| machine.trail(id, page).fail(refused));
+            .refuse(page, Failure::new(Step::Unmap, Why::Busy));
         Err(Refused)
     }
 }
