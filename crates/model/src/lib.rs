@@ -31,7 +31,7 @@ pub use bug::Bug;
 pub use case::Case;
 pub use check::{Orders, Progress, Verdict, Violation, check, replay};
 pub use costs::{BadCost, Costs};
-pub use published::{Cell, Figure, LeftOut, Published, Shape, TOLERANCE};
+pub use published::{Cell, Figure, LeftOut, Published, Reproduced, Shape, TOLERANCE};
 pub use seed::{NoSeed, Seed, Written};
 pub use timed::{
     BadPlan, CopyBy, MOST_BASE_PAGES, MOST_CPUS, NoPrediction, Plan, Prediction, predict,

@@ -104,7 +104,8 @@ pub(super) fn read(path: &Path) -> Result<Measured, CliError> {
     let measured: Measured = parse(path)?;
     if measured.rows().is_empty() {
         return Err(CliError::Refused(format!(
-            "{} has no results of anonymous memory by memcpy as this version's bench writes them, which is what can be compared",
+            "{} has no results of anonymous memory by memcpy as this version's bench writes them, which is what can be \
+             compared",
             path.display()
         )));
     }
@@ -138,10 +139,10 @@ struct Calibrated {
 }
 
 /// The costs by which the rows of `table` come out right that have 1 and 512 pages of 4 KiB a batch, and what the
-/// application loses by the first of them, where copies
-/// are as fast as they were by themselves in the table `copies`: a machine that others use is a slower one at another
-/// time, and variants of a table take turns. What a benchmark does not tell, how the time of a call is
-/// divided and what waking takes, is as it was measured here. The first of several such rows counts.
+/// application loses by the first of them, where copies are as fast as they were by themselves in the table `copies`:
+/// a machine that others use is a slower one at another time, and variants of a table take turns. What a benchmark does
+/// not tell, how the time of a call is divided and what waking takes, is as it was measured here. The first of several
+/// such rows counts.
 fn calibrate(rows: &[Row], table: &str, copies: &str, here: &Costs) -> Option<Calibrated> {
     let find = |batch| {
         let wanted = |row: &Row| {
@@ -235,7 +236,7 @@ pub(super) fn hold(
             pages_per_s: Figure::new(row.pages_per_s, told.folios_per_s()),
             first_folio_us: Figure::new(row.first_folio_us, first),
             lost_us_per_page: (row.lost_ns() > 0.0).then(|| {
-                let predicted = told.lost.as_secs_f64() * 1e6 / told.moved as f64;
+                let predicted = told.lost_s_per_folio() * 1e6;
                 Figure::new(row.lost_ns() / 1e3, predicted)
             }),
             shootdowns_per_page: row

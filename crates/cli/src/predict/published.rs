@@ -91,20 +91,19 @@ fn machine(machine: model::Published) -> Result<Machine, CliError> {
         within_a_quarter: cell.is_met_by(predicted),
         calibrates: cell.calibrates,
     };
-    let predictions = machine.predictions().map_err(failed)?;
-    let holds = machine.holds().map_err(failed)?;
+    let told = machine.reproduce().map_err(failed)?;
     let shape = |(shape, holds): (&model::Shape, bool)| Shape {
         says: shape.says,
         holds,
     };
-    let cells: Vec<Cell> = machine.cells.iter().zip(predictions).map(cell).collect();
+    let cells: Vec<Cell> = machine.cells.iter().zip(told.cells).map(cell).collect();
     let predicted = || cells.iter().filter(|cell| cell.calibrates.is_none());
     Ok(Machine {
         predicted: predicted().count(),
         within_a_quarter: predicted().filter(|cell| cell.within_a_quarter).count(),
         name: machine.name,
         about: machine.about,
-        shapes: machine.shapes.iter().zip(holds).map(shape).collect(),
+        shapes: machine.shapes.iter().zip(told.shapes).map(shape).collect(),
         costs_from: machine
             .derived
             .iter()

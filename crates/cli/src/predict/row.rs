@@ -50,7 +50,7 @@ impl Row {
             shootdowns_per_page: told.shootdowns_per_folio(),
             ipis: told.interrupts,
             app_lost_us: lost,
-            app_lost_us_per_page: lost / told.moved.max(1) as f64,
+            app_lost_us_per_page: told.lost_s_per_folio() * 1e6,
             app_ops_per_s: told.accesses_per_s(),
         }
     }

@@ -57,7 +57,7 @@ pub(super) fn machine() -> Published {
         ],
         shapes: vec![Shape {
             says: "each doubling of the batch gains, up to the 512 pages that are the bound",
-            rising: vec![(0..=9).map(|n| Speed::of(plan(1 << n))).collect()],
+            rising: vec![(0..=9).map(|n| Speed::Of(plan(1 << n))).collect()],
         }],
     }
 }

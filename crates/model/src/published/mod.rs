@@ -140,7 +140,14 @@ struct Simulated<'a> {
     plans: Vec<(Plan, Prediction)>,
 }
 
-impl Simulated<'_> {
+impl<'a> Simulated<'a> {
+    fn by(costs: &'a Costs) -> Self {
+        Self {
+            costs,
+            plans: Vec::new(),
+        }
+    }
+
     fn of(&mut self, plan: &Plan) -> Result<Prediction, NoPrediction> {
         if let Some((_, told)) = self.plans.iter().find(|(known, _)| known == plan) {
             return Ok(told.clone());
@@ -151,34 +158,28 @@ impl Simulated<'_> {
     }
 }
 
-impl Published {
-    /// What the machine would show in place of each published figure.
-    ///
-    /// # Errors
-    ///
-    /// As [`predict`].
-    pub fn predictions(&self) -> Result<Vec<f64>, NoPrediction> {
-        let mut simulated = self.simulated();
-        let cells = self.cells.iter().map(|cell| cell.predict(&mut simulated));
-        cells.collect()
-    }
-
+/// What a machine would show in place of what was published of it.
+#[derive(Clone, Debug)]
+pub struct Reproduced {
+    /// The figure of each cell.
+    pub cells: Vec<f64>,
     /// Whether each of the shapes is there.
+    pub shapes: Vec<bool>,
+}
+
+impl Published {
+    /// Simulates what was published.
     ///
     /// # Errors
     ///
     /// As [`predict`].
-    pub fn holds(&self) -> Result<Vec<bool>, NoPrediction> {
-        let mut simulated = self.simulated();
+    pub fn reproduce(&self) -> Result<Reproduced, NoPrediction> {
+        let mut simulated = Simulated::by(&self.costs);
+        let cells = self.cells.iter().map(|cell| cell.predict(&mut simulated));
+        let cells = cells.collect::<Result<_, _>>()?;
         let shapes = self.shapes.iter().map(|shape| shape.holds(&mut simulated));
-        shapes.collect()
-    }
-
-    fn simulated(&self) -> Simulated<'_> {
-        Simulated {
-            costs: &self.costs,
-            plans: Vec::new(),
-        }
+        let shapes = shapes.collect::<Result<_, _>>()?;
+        Ok(Reproduced { cells, shapes })
     }
 }
 
@@ -186,13 +187,12 @@ impl Cell {
     fn predict(&self, simulated: &mut Simulated<'_>) -> Result<f64, NoPrediction> {
         let told = simulated.of(&self.plan)?;
         let other = simulated.of(self.against.as_ref().unwrap_or(&self.plan))?;
-        let pages = told.moved as f64;
         Ok(match self.figure {
             Figure::GigabytesPerS => told.bytes_per_s() / 1e9,
             Figure::PagesPerS => told.folios_per_s(),
             Figure::ShootdownsPerPage => told.shootdowns_per_folio(),
             Figure::MegaAccessesPerS => told.accesses_per_s() / 1e6,
-            Figure::LostPerPage => told.lost.as_secs_f64() * 1e6 / pages,
+            Figure::LostPerPage => told.lost_s_per_folio() * 1e6,
             Figure::LongestStall => told.longest_stall.as_secs_f64() * 1e6,
             Figure::CopyShare => told.copy.as_secs_f64() * 100.0 / told.total.as_secs_f64(),
             Figure::MorePages => (told.folios_per_s() / other.folios_per_s() - 1.0) * 100.0,
@@ -278,40 +278,25 @@ impl Shape {
     }
 }
 
-/// Bytes a second of a plan, or how many times those of another they are.
+/// How fast something is.
 #[derive(Clone, Debug)]
-struct Speed {
-    plan: Option<Plan>,
-    over: Option<Plan>,
+enum Speed {
+    /// Bytes a second of a plan.
+    Of(Plan),
+    /// How many times as fast as the second the first is.
+    Gain(Plan, Plan),
+    /// Neither faster nor slower than another.
+    Equal,
 }
 
 impl Speed {
-    /// Neither faster nor slower than another.
-    const NONE: Self = Self {
-        plan: None,
-        over: None,
-    };
-
-    fn of(plan: Plan) -> Self {
-        Self {
-            plan: Some(plan),
-            over: None,
-        }
-    }
-
-    fn over(self, plan: Plan) -> Self {
-        Self {
-            over: Some(plan),
-            ..self
-        }
-    }
-
     fn predict(&self, simulated: &mut Simulated<'_>) -> Result<f64, NoPrediction> {
-        let mut speed = |plan: &Option<Plan>| -> Result<f64, NoPrediction> {
-            let told = plan.as_ref().map(|plan| simulated.of(plan)).transpose()?;
-            Ok(told.map_or(1.0, |told| told.bytes_per_s()))
-        };
-        Ok(speed(&self.plan)? / speed(&self.over)?)
+        let mut speed = |plan| simulated.of(plan).map(|told| told.bytes_per_s());
+        match self {
+            Self::Of(plan) => speed(plan),
+            Self::Gain(plan, over) => Ok(speed(plan)? / speed(over)?),
+            Self::Equal => Ok(1.0),
+        }
     }
 }
 
@@ -348,7 +333,7 @@ mod tests {
     fn what_a_cost_is_derived_from_comes_out_again() {
         for machine in Published::all() {
             machine.costs.check().unwrap();
-            let predictions = machine.predictions().unwrap();
+            let predictions = machine.reproduce().unwrap().cells;
             for (cell, predicted) in machine.cells.iter().zip(predictions) {
                 assert!(
                     cell.calibrates.is_none() || cell.off_by(predicted).abs() < 0.06,
@@ -387,7 +372,7 @@ mod tests {
     #[test]
     fn what_won_wins() {
         for machine in Published::all() {
-            let holds = machine.holds().unwrap();
+            let holds = machine.reproduce().unwrap().shapes;
             assert!(!holds.is_empty(), "{}", machine.name);
             for (shape, holds) in machine.shapes.iter().zip(holds) {
                 assert!(holds, "{}: {}", machine.name, shape.says);
@@ -398,12 +383,16 @@ mod tests {
     #[test]
     fn what_does_not_rise_is_no_such_shape() {
         let machine = Published::all().remove(1);
-        let by = |copier| Speed::of(alone(1, 9, copier));
+        let by = |copier| Speed::Of(alone(1, 9, copier));
         let shape = |rising| Shape {
             says: "",
             rising: vec![rising],
         };
-        let holds = |rising| shape(rising).holds(&mut machine.simulated()).unwrap();
+        let holds = |rising| {
+            shape(rising)
+                .holds(&mut Simulated::by(&machine.costs))
+                .unwrap()
+        };
         assert!(holds(vec![by(CopyBy::Threads(8)), by(CopyBy::Cpu)]));
         assert!(!holds(vec![by(CopyBy::Cpu), by(CopyBy::Threads(8))]));
         assert!(!holds(vec![by(CopyBy::Cpu), by(CopyBy::Cpu)]));

@@ -166,8 +166,11 @@ pub(super) fn machine() -> Published {
 
 fn shapes() -> Vec<Shape> {
     let [threads, channels] = [CopyBy::Threads(8), CopyBy::Channels(16)];
-    let speed = |folios, order, copier| Speed::of(alone(folios, order, copier));
-    let gain = |order| speed(512, order, channels).over(alone(512, order, CopyBy::Cpu));
+    let speed = |folios, order, copier| Speed::Of(alone(folios, order, copier));
+    let gain = |order| {
+        let [by_channels, by_cpu] = [channels, CopyBy::Cpu].map(|by| alone(512, order, by));
+        Speed::Gain(by_channels, by_cpu)
+    };
     vec![
         Shape {
             says: "threads and channels lose to the CPU on one folio of 2 MiB",
@@ -177,7 +180,7 @@ fn shapes() -> Vec<Shape> {
         },
         Shape {
             says: "16 channels gain on 512 folios, and the more the larger they are",
-            rising: vec![vec![Speed::NONE, gain(0), gain(4), gain(9)]],
+            rising: vec![vec![Speed::Equal, gain(0), gain(4), gain(9)]],
         },
         Shape {
             says: "one channel loses to the CPU at every size up to 1 MiB",

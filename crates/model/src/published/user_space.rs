@@ -142,7 +142,7 @@ pub(super) fn machine() -> Published {
             says: "512 pages of 4 KiB a batch beat 64, those 8, and those one",
             rising: vec![
                 [1, 8, 64, 512]
-                    .map(|batch| Speed::of(plan(0, 16_384, batch)))
+                    .map(|batch| Speed::Of(plan(0, 16_384, batch)))
                     .to_vec(),
             ],
         }],

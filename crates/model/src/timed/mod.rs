@@ -233,6 +233,12 @@ impl Prediction {
         self.shootdowns as f64 / self.moved.max(1) as f64
     }
 
+    /// Seconds that all programs lost together by a folio: less than a nanosecond is told too.
+    #[must_use]
+    pub fn lost_s_per_folio(&self) -> f64 {
+        self.lost.as_secs_f64() / self.moved.max(1) as f64
+    }
+
     /// Accesses a second of all programs together.
     #[must_use]
     pub fn accesses_per_s(&self) -> f64 {

@@ -217,9 +217,10 @@ impl World {
         let each = self.programs.iter();
         let lost: Moment = each.clone().map(|program| program.lost.min(now)).sum();
         let longest_stall = each.map(|program| program.longest_stall);
-        let away = match self.programs.is_empty() {
-            true => 0.0,
-            false => self.costs.away_ns,
+        let away = if self.programs.is_empty() {
+            0.0
+        } else {
+            self.costs.away_ns
         };
         let longest_stall = longest_stall.fold(away, Moment::max);
         let all = now * self.programs.len() as f64;
@@ -267,9 +268,7 @@ impl World {
     fn limited(&self, rate: f64, limit: f64, copying: usize) -> f64 {
         let link = self.costs.link_limit.filter(|_| self.nodes > 1);
         let complex = self.costs.complex_limit.filter(|_| self.one_complex);
-        let limit = limit
-            .min(link.unwrap_or(limit))
-            .min(complex.unwrap_or(limit));
+        let limit = link.into_iter().chain(complex).fold(limit, f64::min);
         rate.min(limit / copying.max(1) as f64)
     }
 
