@@ -62,6 +62,14 @@ impl Seen {
     }
 }
 
+/// Passes time on a CPU that is as awake then as that of who migrates.
+pub(crate) fn stay_awake(time: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
 /// From a nanosecond to a minute, to three digits.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3)
@@ -160,10 +168,7 @@ impl Workload {
     /// What the threads see in a time in which nobody else does anything, while the caller keeps its CPU awake.
     pub(crate) fn for_a_while(&self, time: Duration) -> Seen {
         self.take();
-        let began = Instant::now();
-        while began.elapsed() < time {
-            std::hint::spin_loop();
-        }
+        stay_awake(time);
         self.take()
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use transhume_copy::RawArea;
-use transhume_region::{BuildError, Mechanism, PageSize, Region, Tier};
+use transhume_region::{BuildError, Mechanism, PageSize, Region, RegionError, Tier};
 
 use super::cell::{Cell, Group, Way};
 use super::counters::Counters;
@@ -148,6 +148,14 @@ pub(crate) fn tiers(backing: &Backing) -> [Tier; 2] {
         Backing::Hugetlb => Tier::hugetlb(name),
         Backing::File(path) if name == "far" => Tier::file(name, path),
         Backing::File(_) => Tier::memfd(name),
+    })
+}
+
+/// Where a page of such a region is not.
+pub(crate) fn other_tier(region: &Region, page: usize) -> Result<&'static str, RegionError> {
+    Ok(match region.tier_of(page)? {
+        "near" => "far",
+        _ => "near",
     })
 }
 

@@ -15,7 +15,7 @@ mod show;
 mod summary;
 
 pub(crate) use cpus::Cpus;
-pub(crate) use group::tiers;
+pub(crate) use group::{other_tier, tiers};
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ use transhume_region::{Options, Pages, Region, RegionError};
 
 use super::cell::{Cell, Group};
 use super::exchange;
+use super::group::other_tier;
 use crate::error::CliError;
 
 /// What one request did.
@@ -64,10 +65,7 @@ impl<'a> Requests<'a> {
 
     /// Migrates the next pages to where they are not.
     fn migrate(&self) -> Result<Done, RegionError> {
-        let tier = match self.region.tier_of(self.at)? {
-            "near" => "far",
-            _ => "near",
-        };
+        let tier = other_tier(self.region, self.at)?;
         let report = self.region.migrate(self.wanted(), tier, &self.options)?;
         Ok(Done {
             arrived: report.moved() as u64,

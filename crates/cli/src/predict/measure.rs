@@ -15,11 +15,11 @@ use transhume_region::{BuildError, Mechanism, Options, Pins, Region, Report, Tie
 
 use super::costs::From;
 use crate::args::Backing;
-use crate::bench::{Cpus, tiers};
+use crate::bench::{Cpus, other_tier, tiers};
 use crate::error::CliError;
 use crate::machine::Machine;
 use crate::median::median;
-use crate::workload::{self, Workload};
+use crate::workload::{self, Workload, stay_awake};
 
 /// Pages of 4 KiB, more than caches hold, how many of them a request names, and how many a batch has.
 const PAGES: usize = 16_384;
@@ -273,10 +273,7 @@ impl Mover<'_> {
         let refused = |error: transhume_region::RegionError| CliError::Failed(error.to_string());
         let at = self.next;
         self.next = (at + pages) % PAGES;
-        let tier = match self.region.tier_of(at).map_err(refused)? {
-            "near" => "far",
-            _ => "near",
-        };
+        let tier = other_tier(self.region, at).map_err(refused)?;
         let report = self.region.migrate(at..at + pages, tier, &options);
         let report = report.map_err(refused)?;
         if let Some((_, why)) = report.stayed().next() {
@@ -322,14 +319,6 @@ fn copies(cpus: usize) -> Result<(f64, f64, f64), CliError> {
         threads *= 2;
     }
     Ok((one, most, begin))
-}
-
-/// Passes time on a CPU that is as awake then as that of who migrates.
-fn stay_awake(time: Duration) {
-    let began = Instant::now();
-    while began.elapsed() < time {
-        std::hint::spin_loop();
-    }
 }
 
 /// How long it takes until a thread on another CPU runs that was asleep, and how much of that waking it takes.

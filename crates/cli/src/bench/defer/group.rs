@@ -14,7 +14,7 @@ use super::row::{PerPhase, Row};
 use crate::args::Bench;
 use crate::bench::counters::Counters;
 use crate::bench::cpus::Cpus;
-use crate::bench::group::tiers;
+use crate::bench::group::{other_tier, tiers};
 use crate::bench::row::Stalls;
 use crate::context::Context;
 use crate::error::CliError;
@@ -183,7 +183,7 @@ fn one_run(
     let (mut moving, mut cut_off) = (Duration::ZERO, Duration::ZERO);
     let began = Instant::now();
     for _ in 0..group.moves {
-        let to = other_tier(region)?;
+        let to = other_tier(region, 0).map_err(refused)?;
         let mut phase = |phase, work: &mut dyn FnMut() -> Result<(), CliError>| {
             phases.enter(phase);
             let began = Instant::now();
@@ -237,16 +237,8 @@ fn refused(error: RegionError) -> CliError {
     CliError::Failed(error.to_string())
 }
 
-/// Where the tables are not.
-fn other_tier(region: &Region) -> Result<&'static str, CliError> {
-    Ok(match region.tier_of(0).map_err(refused)? {
-        "near" => "far",
-        _ => "near",
-    })
-}
-
 fn migrate_once(region: &Region, options: &Options) -> Result<(), CliError> {
-    let to = other_tier(region)?;
+    let to = other_tier(region, 0).map_err(refused)?;
     region.migrate(.., to, options).map_err(refused)?;
     region.settle(..).map_err(refused)?;
     Ok(())
