@@ -2,7 +2,9 @@
 
 use transhume_engine::Mode;
 
-use super::{Case, deferred, exchange, pairs_at_a_time};
+use super::Case;
+use super::deferral::deferred;
+use super::exchange::{pairs_at_a_time, two_folios};
 use crate::platform::Kind;
 use crate::roles::{Role, load, store};
 use crate::setup::{Setup, to_1};
@@ -91,7 +93,7 @@ pub(super) const OWNERS: Case = Case {
 pub(super) const EXCHANGE: Case = Case {
     name: "answers-exchange",
     about: "a call of an exchange gives any answer it may",
-    small: || exchange().failures(1).any_answer().program(&[store(0)]),
+    small: || two_folios().failures(1).any_answer().program(&[store(0)]),
     large: || {
         Setup::new(3, 2)
             .free(&[])

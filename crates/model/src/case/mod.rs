@@ -1,14 +1,14 @@
 //! The cases: small scenes for every order, larger ones for many orders by chance.
 
 mod answers;
+mod deferral;
+mod exchange;
 mod named_twice;
 mod panics;
 
-use transhume_engine::Mode;
-
 use crate::platform::Kind;
 use crate::roles::{Role, load, store};
-use crate::setup::{Setup, at_a_time, to_1};
+use crate::setup::{Setup, to_1};
 
 /// A scene that is explored.
 #[derive(Clone, Copy)]
@@ -70,269 +70,19 @@ impl Case {
                     .with(to_1(&[0, 1, 2]).sync().role())
             },
         },
-        Self {
-            name: "exchange",
-            about: "two folios trade places, with no free frame",
-            small: || exchange().failures(1).program(&[store(0), load(1)]),
-            large: || {
-                Setup::new(4, 2)
-                    .free(&[])
-                    .folio(2, 0, 1, &[0])
-                    .folio(3, 0, 1, &[0])
-                    .failures(2)
-                    .program(&[store(0), load(2), store(1)])
-                    .program(&[store(2), load(0), store(3)])
-                    .with(Role::Prefetch { cpu: 0, page: 2 })
-                    .with(pairs_at_a_time(&[(0, 2), (1, 3)], Mode::Sync, 2))
-            },
-        },
-        Self {
-            name: "exchange-twice",
-            about: "two requests would have the same two folios trade places",
-            small: || {
-                exchange()
-                    .patient()
-                    .program(&[store(0)])
-                    .with(pairs(&[(1, 0)], Mode::Async))
-            },
-            large: || {
-                Setup::new(4, 1)
-                    .free(&[])
-                    .folio(2, 0, 1, &[0])
-                    .folio(3, 0, 1, &[0])
-                    .program(&[store(0), load(3), store(2)])
-                    .with(pairs(&[(0, 2), (1, 3)], Mode::Sync))
-                    .with(pairs(&[(2, 0), (3, 1)], Mode::Sync))
-                    .with(Role::Pin { space: 0, page: 1 })
-            },
-        },
-        Self {
-            name: "deferred-store",
-            about: "a store to a page whose switch waits",
-            small: || {
-                deferred(1)
-                    .moves_all()
-                    .program(&[store(0), load(0)])
-                    .program(&[load(0), store(0)])
-            },
-            large: || {
-                deferred(3)
-                    .lazy()
-                    .moves_all()
-                    .program(&[load(0), store(0), load(1)])
-                    .program(&[store(1), load(0), store(2)])
-                    .with(Role::Prefetch { cpu: 1, page: 0 })
-                    .with(Role::Settle { times: 1 })
-            },
-        },
-        Self {
-            name: "deferred-two",
-            about: "two requests that are deferred, and room for one pair",
-            small: || {
-                Setup::new(2, 1)
-                    .ledger(1)
-                    .moves_all()
-                    .program(&[load(0)])
-                    .with(to_1(&[0]).deferred().role())
-                    .with(to_1(&[1]).deferred().role())
-            },
-            large: || {
-                Setup::new(4, 1)
-                    .ledger(3)
-                    .at_once(1)
-                    .lazy()
-                    .moves_all()
-                    .program(&[load(0), store(2), load(1)])
-                    .program(&[load(3), store(1)])
-                    .with(to_1(&[0, 1]).deferred().at_a_time(1).role())
-                    .with(to_1(&[2, 3]).deferred().role())
-                    .with(Role::Settle { times: 1 })
-            },
-        },
-        Self {
-            name: "deferred-owners",
-            about: "folios with an owner whose switch waits, and failures",
-            small: || {
-                deferred(1)
-                    .owned()
-                    .program(&[store(0)])
-                    .with(Role::Journal { pages: vec![0] })
-            },
-            large: || {
-                deferred(3)
-                    .owned()
-                    .lazy()
-                    .failures(2)
-                    .program(&[store(0), load(1), store(2)])
-                    .with(Role::Journal { pages: vec![2, 0] })
-                    .with(Role::Journal { pages: vec![1] })
-                    .with(Role::Flush { space: 0 })
-                    .with(Role::Settle { times: 2 })
-            },
-        },
-        Self {
-            name: "deferred-pins",
-            about: "direct I/O to a page whose switch waits",
-            small: || deferred(1).with(Role::Pin { space: 0, page: 0 }),
-            large: || {
-                deferred(2)
-                    .lazy()
-                    .program(&[load(0), store(1), load(0)])
-                    .with(Role::Pin { space: 0, page: 0 })
-                    .with(Role::Pin { space: 0, page: 1 })
-                    .with(Role::Settle { times: 1 })
-            },
-        },
-        Self {
-            name: "deferred-pressure",
-            about: "somebody wants the frames that pairs hold",
-            small: || {
-                deferred(1)
-                    .program(&[load(0)])
-                    .with(Role::Grab { tier: 0, words: 1 })
-            },
-            large: || {
-                deferred(3)
-                    .lazy()
-                    .ledger(2)
-                    .at_once(1)
-                    .program(&[load(0), load(1), store(2)])
-                    .program(&[load(2), store(1)])
-                    .with(Role::Grab { tier: 0, words: 1 })
-                    .with(Role::Settle { times: 2 })
-            },
-        },
-        Self {
-            name: "deferred-flush",
-            about: "shootdowns for other reasons, which spare a pair its own",
-            small: || {
-                deferred(1)
-                    .lazy()
-                    .moves_all()
-                    .with(Role::Prefetch { cpu: 0, page: 0 })
-                    .program(&[])
-                    .with(Role::Flush { space: 0 })
-                    .with(Role::Flush { space: 0 })
-                    .with(Role::Settle { times: 1 })
-            },
-            large: || {
-                Setup::new(3, 1)
-                    .free(&[1, 1, 1, 0])
-                    .lazy()
-                    .program(&[load(0), load(1), load(0)])
-                    .program(&[load(1), store(2), load(0)])
-                    .with(to_1(&[0, 1]).deferred().at_a_time(1).role())
-                    .with(Role::Prefetch { cpu: 1, page: 0 })
-                    .with(Role::Replace { page: 2 })
-                    .with(Role::Flush { space: 0 })
-                    .with(Role::Settle { times: 2 })
-            },
-        },
-        Self {
-            name: "deferred-unmap",
-            about: "a range that is unmapped while its pair waits, and something else mapped there",
-            small: || {
-                Setup::new(1, 1)
-                    .free(&[1, 0])
-                    .lazy()
-                    .program(&[load(0)])
-                    .with(to_1(&[0]).deferred().role())
-                    .with(Role::Replace { page: 0 })
-            },
-            large: || {
-                Setup::new(2, 1)
-                    .free(&[1, 1, 0, 0])
-                    .program(&[load(0), store(1), load(0)])
-                    .program(&[load(1), load(0), store(0)])
-                    .with(Role::Prefetch { cpu: 0, page: 1 })
-                    .with(to_1(&[0, 1]).deferred().role())
-                    .with(Role::Replace { page: 0 })
-                    .with(Role::Replace { page: 1 })
-            },
-        },
-        Self {
-            name: "deferred-again",
-            about: "a pair is migrated again before it has settled",
-            small: || {
-                Setup::new(1, 1)
-                    .free(&[1, 2])
-                    .lazy()
-                    .patient()
-                    .program(&[load(0)])
-                    .with(to_1(&[0]).deferred().role())
-                    .with(to_1(&[0]).to(2).role())
-            },
-            large: || {
-                Setup::new(2, 1)
-                    .free(&[1, 1, 2, 2])
-                    .lazy()
-                    .program(&[load(0), store(1), load(0)])
-                    .program(&[load(1), load(0), store(0)])
-                    .with(Role::Prefetch { cpu: 0, page: 0 })
-                    .with(to_1(&[0, 1]).deferred().role())
-                    .with(to_1(&[1, 0]).to(2).sync().role())
-            },
-        },
-        Self {
-            name: "deferred-exchange",
-            about: "one of a pair that is to trade places waits for its switch",
-            small: || {
-                Setup::new(2, 1)
-                    .folio(1, 0, 2, &[0])
-                    .free(&[1])
-                    .patient()
-                    .program(&[load(0)])
-                    .with(to_1(&[0]).deferred().role())
-                    .with(pairs(&[(0, 1)], Mode::Async))
-            },
-            large: || {
-                Setup::new(3, 1)
-                    .folio(2, 0, 2, &[0])
-                    .free(&[1, 1])
-                    .lazy()
-                    .program(&[load(0), store(2), load(1)])
-                    .program(&[store(0), load(2)])
-                    .with(to_1(&[0, 1]).deferred().role())
-                    .with(pairs(&[(0, 2)], Mode::Sync))
-            },
-        },
-        Self {
-            name: "deferred-exit",
-            about: "a process that ends while its pairs wait",
-            small: || {
-                deferred(1)
-                    .program(&[load(0)])
-                    .with(Role::Exit { space: 0 })
-            },
-            large: || {
-                deferred(2)
-                    .folio(0, 0, 0, &[0, 1])
-                    .lazy()
-                    .program(&[load(0), store(1)])
-                    .program_in(1, &[load(0), store(0)])
-                    .with(Role::Exit { space: 0 })
-            },
-        },
-        Self {
-            name: "deferred-spaces",
-            about: "a pair that two address spaces map",
-            small: || {
-                deferred(1)
-                    .folio(0, 0, 0, &[0, 1])
-                    .program(&[load(0)])
-                    .program_in(1, &[store(0)])
-            },
-            large: || {
-                deferred(2)
-                    .folio(0, 0, 0, &[0, 1])
-                    .folio(1, 0, 0, &[0, 1])
-                    .lazy()
-                    .failures(1)
-                    .program(&[load(0), store(1), load(0)])
-                    .program_in(1, &[store(0), load(1)])
-                    .with(Role::Settle { times: 1 })
-            },
-        },
+        exchange::TWO_FOLIOS,
+        exchange::TWICE,
+        deferral::STORE,
+        deferral::TWO,
+        deferral::OWNERS,
+        deferral::PINS,
+        deferral::PRESSURE,
+        deferral::FLUSH,
+        deferral::UNMAP,
+        deferral::AGAIN,
+        deferral::EXCHANGE,
+        deferral::EXIT,
+        deferral::SPACES,
         Self {
             name: "device",
             about: "a device that copies in pieces and out of order",
@@ -431,19 +181,7 @@ impl Case {
                     .with(to_1(&[0, 1, 2]).sync().role())
             },
         },
-        Self {
-            name: "deferred-failures",
-            about: "any call of a migration that is deferred fails, once",
-            small: || deferred(1).lazy().failures(2).program(&[load(0), store(0)]),
-            large: || {
-                deferred_of_words(3, 2)
-                    .failures(3)
-                    .ledger(2)
-                    .program(&[store(0), load(1), store(2)])
-                    .program(&[store(2), load(0), store(1)])
-                    .with(Role::Settle { times: 2 })
-            },
-        },
+        deferral::FAILURES,
         Self {
             name: "pins",
             about: "direct I/O that stores into a frame",
@@ -504,27 +242,7 @@ impl Case {
                     .with(to_1(&[0, 1, 2, 4]).at_a_time(3).role())
             },
         },
-        Self {
-            name: "exchange-stores",
-            about: "what two programs store to pages that trade places",
-            small: || {
-                exchange()
-                    .moves_all()
-                    .program(&[store(0), load(1)])
-                    .program(&[store(1), load(0)])
-            },
-            large: || {
-                Setup::new(2, 2)
-                    .free(&[])
-                    .moves_all()
-                    .folio(2, 0, 1, &[0])
-                    .folio(3, 0, 1, &[0])
-                    .with(pairs_at_a_time(&[(0, 2), (1, 3)], Mode::Async, 2))
-                    .program(&[store(0), store(2).of_word(1), load(0)])
-                    .program(&[store(1), load(2), store(0).of_word(1)])
-                    .program(&[store(3), load(3)])
-            },
-        },
+        exchange::STORES,
         answers::BATCH,
         answers::TWICE,
         answers::SYNC,
@@ -548,33 +266,4 @@ impl Case {
     pub fn by_name(name: &str) -> Option<&'static Self> {
         Self::ALL.iter().find(|case| case.name == name)
     }
-}
-
-fn exchange() -> Setup {
-    Setup::new(2, 1)
-        .free(&[])
-        .folio(1, 0, 1, &[0])
-        .with(pairs(&[(0, 1)], Mode::Async))
-}
-
-fn pairs(pairs: &[(u64, u64)], mode: Mode) -> Role {
-    pairs_at_a_time(pairs, mode, 512)
-}
-
-fn pairs_at_a_time(pairs: &[(u64, u64)], mode: Mode, base_pages: u64) -> Role {
-    Role::Exchange {
-        pairs: pairs.to_vec(),
-        mode,
-        limit: at_a_time(base_pages),
-    }
-}
-
-/// Base pages that migrate with a switch that waits.
-fn deferred(pages: usize) -> Setup {
-    deferred_of_words(pages, 1)
-}
-
-fn deferred_of_words(pages: usize, words: usize) -> Setup {
-    let all: Vec<u64> = (0..pages as u64).collect();
-    Setup::new(pages, words).with(to_1(&all).deferred().role())
 }

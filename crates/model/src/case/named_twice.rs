@@ -2,7 +2,8 @@
 
 use transhume_engine::Mode;
 
-use super::{Case, exchange, pairs, pairs_at_a_time};
+use super::Case;
+use super::exchange::{pairs, pairs_at_a_time, two_folios};
 use crate::roles::{Role, load, store};
 use crate::setup::{Setup, to_1};
 
@@ -58,7 +59,7 @@ pub(super) const EXCHANGE: Case = Case {
             .with(pairs(&[(0, 0), (0, 1), (1, 0), (0, 1)], Mode::Async))
     },
     large: || {
-        exchange()
+        two_folios()
             .folio(2, 0, 2, &[0])
             .folio(4, 1, 2, &[0])
             .program(&[store(0), load(1), store(2)])

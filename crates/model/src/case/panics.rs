@@ -2,7 +2,9 @@
 
 use transhume_engine::Mode;
 
-use super::{Case, deferred, exchange, pairs_at_a_time};
+use super::Case;
+use super::deferral::deferred;
+use super::exchange::{pairs_at_a_time, two_folios};
 use crate::platform::Kind;
 use crate::roles::{Role, load, store};
 use crate::setup::{Setup, to_1};
@@ -57,7 +59,7 @@ pub(super) const OWNERS: Case = Case {
 pub(super) const EXCHANGE: Case = Case {
     name: "panics-exchange",
     about: "a call panics in the midst of an exchange",
-    small: || exchange().panics().failures(1).program(&[store(0)]),
+    small: || two_folios().panics().failures(1).program(&[store(0)]),
     large: || {
         Setup::new(3, 2)
             .free(&[])

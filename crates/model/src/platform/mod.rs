@@ -4,6 +4,7 @@ mod contract;
 mod copiers;
 mod deferral;
 mod exchange;
+mod migrator;
 mod owner;
 
 use std::time::Duration;
@@ -15,181 +16,12 @@ use transhume_engine::{
 use self::contract::{expect_alive, expect_going_on, expect_memory};
 pub(crate) use self::copiers::{Copier, Kind, Swapper};
 pub(crate) use self::deferral::SharedLedger;
-use self::owner::Latches;
+use self::migrator::{GONE, Gather};
+pub(crate) use self::migrator::{Held, Job, Migrator, Tier, flush};
 use crate::act::Act;
-use crate::actor::{Actor, locked};
+use crate::actor::locked;
 use crate::bug::Bug;
-use crate::machine::{FrameId, Holder, Machine, Page, Pte, SpaceId};
-
-/// Where folios go: the number of a tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tier(pub(crate) usize);
-
-/// What is kept for a locked folio.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub(crate) page: Page,
-    pub(crate) source: FrameId,
-    pub(crate) destination: Option<FrameId>,
-    /// The address spaces that map it.
-    pub(crate) spaces: Vec<SpaceId>,
-    /// Whether the destination is a partner's frame.
-    exchanges: bool,
-    /// Whether it has been left to the ledger, and is mapped somewhere else than at its source, as a pair may be.
-    parked: bool,
-    ahead: bool,
-    /// Whether the bytes are there already, for the bugs that copy at the wrong time.
-    early: bool,
-    /// Whether a copy has been begun.
-    copied: bool,
-    /// Whether a call has said that it cannot go on.
-    failed: bool,
-}
-
-/// The copy, or the swap, that a folio needs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Job {
-    pub(crate) from: FrameId,
-    pub(crate) to: FrameId,
-    pub(crate) words: usize,
-    early: bool,
-}
-
-/// The pages that wait for a shootdown, by address space.
-#[derive(Debug, Default)]
-pub(crate) struct Gather {
-    spaces: Vec<SpaceId>,
-    /// Whether there was no memory for one of the batch: nothing more is cut off then.
-    ran_out: bool,
-}
-
-/// An actor that migrates.
-#[derive(Debug)]
-pub(crate) struct Migrator {
-    pub(crate) actor: Actor,
-    owner: Option<Latches>,
-    /// The folios that were busy when they were tried last.
-    busy: Vec<Page>,
-}
-
-impl Migrator {
-    pub(crate) fn new(actor: &Actor) -> Self {
-        let owned = actor.look(|machine| machine.owned);
-        Self {
-            actor: actor.clone(),
-            owner: owned.then(|| Latches::new(actor)),
-            busy: Vec::new(),
-        }
-    }
-
-    /// A shootdown, until all have acknowledged it.
-    pub(crate) fn flush(&self, spaces: &[SpaceId]) {
-        flush(&self.actor, spaces);
-    }
-
-    /// Where whoever migrates is patient, a folio that was busy is not tried again before its lock has
-    /// been given up: to try it meanwhile would only add orders in which nothing else happens. Nothing is
-    /// locked.
-    pub(crate) fn await_the_busy(&mut self) {
-        let patient = self.actor.look(|machine| machine.patient);
-        for page in self.busy.drain(..).filter(|_| patient) {
-            self.actor.step(Act::AwaitLock { page }, |_| {});
-        }
-    }
-
-    fn held(machine: &Machine, page: Page) -> Result<Held, Failure> {
-        let object = machine.objects.get(&page).ok_or(GONE)?;
-        let source = machine.frame_of(page).ok_or(GONE)?;
-        Ok(Held {
-            page,
-            source,
-            destination: None,
-            spaces: object.spaces.clone(),
-            exchanges: false,
-            parked: false,
-            ahead: false,
-            early: false,
-            copied: false,
-            failed: false,
-        })
-    }
-
-    /// Whether a folio of so many base pages is flushed as soon as it is unmapped: those after it in the batch are
-    /// still mapped then.
-    fn is_flushed_alone(&self, base_pages: u64) -> bool {
-        base_pages >= 512 && self.actor.look(|machine| machine.flushes_per_table)
-    }
-
-    /// How many shootdowns it takes to flush these, which are in order.
-    fn rounds(&self, entries: &[Entry<Held>]) -> usize {
-        if !self.actor.look(|machine| machine.flushes_per_table) {
-            return 1;
-        }
-        let mut tables: Vec<Page> = entries.iter().map(|entry| entry.held.page >> 9).collect();
-        tables.dedup();
-        tables.len()
-    }
-
-    /// The folio cannot go on.
-    fn refuse(&self, page: Page, step: Stage, why: Why) -> Failure {
-        let failure = Failure::new(step, why);
-        self.actor.refuse(page, failure);
-        failure
-    }
-
-    fn fail(&self, entry: &mut Entry<Held>, step: Stage, why: Why) {
-        entry.held.failed = true;
-        entry.fail(self.refuse(entry.held.page, step, why));
-    }
-
-    /// A batch of so many begins.
-    fn provide(&self, count: usize) {
-        let id = self.actor.id;
-        self.actor.change(|machine| {
-            let account = machine.account(id);
-            account.calls.batches += 1;
-            account.provided += count as u64;
-        });
-    }
-
-    fn put_back(&self, held: &Held, writable: bool) {
-        let (page, frame) = (held.page, held.source);
-        for &space in &held.spaces {
-            self.actor
-                .step(Act::Putback { space, page, frame }, |step| {
-                    step.machine.expect_lock(self.actor.id, page, "put back");
-                    step.machine.pairs.remove(page);
-                    let pte = Pte::Present { frame, writable };
-                    step.machine.spaces[space].insert(page, pte);
-                });
-        }
-    }
-
-    /// The folio is not cut off any more.
-    fn reachable(&self, page: Page) {
-        let id = self.actor.id;
-        self.actor.change(|machine| machine.reachable(id, page));
-    }
-
-    fn free(&self, frame: FrameId) {
-        self.actor
-            .step(Act::Free { frame }, |step| step.machine.free(frame));
-    }
-}
-
-/// A shootdown, until all have acknowledged it.
-pub(crate) fn flush(actor: &Actor, spaces: &[SpaceId]) {
-    let sent = actor.step(Act::Send, |step| step.machine.send(spaces));
-    if let Some(flush) = sent {
-        if actor.id == crate::actor::STAGE {
-            actor.change(Machine::interrupt_all);
-        }
-        actor.step(Act::AwaitFlush { flush }, |step| step.machine.finish(flush));
-    }
-}
-
-/// There is no such folio any more, or nothing of what is said matters because the run is over.
-const GONE: Failure = Failure::new(Stage::Lock, Why::Absent);
+use crate::machine::{Holder, Pte};
 
 impl Platform for Migrator {
     type Tier = Tier;
@@ -552,45 +384,6 @@ impl Platform for Migrator {
                 step.machine.trail(id, page).release(at);
             });
             self.actor.may_panic();
-        }
-    }
-}
-
-impl Migrator {
-    fn job_of(&self, held: &mut Held) -> Job {
-        held.copied = true;
-        let words = self
-            .actor
-            .look(|machine| machine.frames[held.source].words.len());
-        Job {
-            from: held.source,
-            to: held.destination.unwrap_or(held.source),
-            words,
-            early: held.early,
-        }
-    }
-
-    /// Whether it may be copied: not if somebody else refers to the frame.
-    fn check_references(&self, held: &Held, stage: Stage) -> Result<(), Failure> {
-        let frame = held.source;
-        let refused = self.actor.step(Act::References { frame }, |step| {
-            let state = &step.machine.frames[frame];
-            let (references, pins) = (state.references, state.pins);
-            if references > 0 && pins == 0 {
-                step.machine.violated(format!(
-                    "page {} stays as pinned, though only a fault that waits for it refers to frame {frame}",
-                    held.page
-                ));
-            }
-            if references > 0 {
-                return Some(Why::Pinned);
-            }
-            // The copy of a mistake is made already.
-            if stage == Stage::Copy { step.refuses(Why::CopyFailed) } else { None }
-        });
-        match refused.flatten() {
-            Some(why) => Err(self.refuse(held.page, stage, why)),
-            None => Ok(()),
         }
     }
 }
