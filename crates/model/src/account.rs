@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_engine::{
-    ASYNC_PASSES, ExchangeReport, Failure, Folio, Mode, Nonsense, Outcome, PairOutcome, Place,
-    Report, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, Settlement, Side, Why,
+    ASYNC_PASSES, Errno, ExchangeReport, Failure, Folio, Mode, Nonsense, Outcome, PairOutcome,
+    Place, Report, SYNC_ALONE_PASSES, SYNC_BATCH_PASSES, Settlement, Side, Step, Why,
 };
 
 use crate::actor::Actor;
@@ -18,6 +18,8 @@ pub(crate) struct Account {
     pub(crate) calls: Calls,
     /// How many folios, or pairs, were provided for in all batches.
     pub(crate) provided: u64,
+    /// How many calls have refused a folio.
+    refusals: i32,
 }
 
 impl Account {
@@ -32,9 +34,16 @@ impl Actor {
         self.change(|machine| count(&mut machine.account(self.id).calls));
     }
 
-    /// A page cannot go on, for this reason.
-    pub(crate) fn refuse(&self, page: Page, failure: Failure) {
-        self.change(|machine| machine.trail(self.id, page).fail(failure));
+    /// A call refuses a page, by an errno that no other refusal of the actor's has: what is reported is this one or
+    /// another.
+    pub(crate) fn refuse(&self, page: Page, step: Step, why: Why) -> Failure {
+        self.change(|machine| {
+            let account = machine.account(self.id);
+            account.refusals += 1;
+            let failure = Failure::new(step, why).with_errno(Errno::new(account.refusals));
+            account.trails.entry(page).or_default().fail(failure);
+            failure
+        })
     }
 }
 

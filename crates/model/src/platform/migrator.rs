@@ -116,16 +116,9 @@ impl Migrator {
         tables.len()
     }
 
-    /// The folio cannot go on.
-    pub(super) fn refuse(&self, page: Page, step: Stage, why: Why) -> Failure {
-        let failure = Failure::new(step, why);
-        self.actor.refuse(page, failure);
-        failure
-    }
-
     pub(super) fn fail(&self, entry: &mut Entry<Held>, step: Stage, why: Why) {
         entry.held.failed = true;
-        entry.fail(self.refuse(entry.held.page, step, why));
+        entry.fail(self.actor.refuse(entry.held.page, step, why));
     }
 
     /// A batch of so many begins.
@@ -194,7 +187,7 @@ impl Migrator {
             if stage == Stage::Copy { step.refuses(Why::CopyFailed) } else { None }
         });
         match refused.flatten() {
-            Some(why) => Err(self.refuse(held.page, stage, why)),
+            Some(why) => Err(self.actor.refuse(held.page, stage, why)),
             None => Ok(()),
         }
     }

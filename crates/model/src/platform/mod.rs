@@ -74,14 +74,14 @@ impl Platform for Migrator {
             step.machine.locks.insert(page, Holder::Actor(id));
             Ok(held)
         });
-        let tried = tried.unwrap_or(Err(GONE));
-        if let Err(failure) = &tried {
-            self.refuse(page, failure.step, failure.why);
-            if failure.why == Why::Busy {
-                self.busy.push(page);
-            }
+        let failure = match tried.unwrap_or(Err(GONE)) {
+            Ok(held) => return Ok(held),
+            Err(failure) => failure,
+        };
+        if failure.why == Why::Busy {
+            self.busy.push(page);
         }
-        tried
+        Err(self.actor.refuse(page, failure.step, failure.why))
     }
 
     fn lock(&mut self, folio: Folio, _alone: &Alone) -> Result<Held, Failure> {
@@ -107,7 +107,8 @@ impl Platform for Migrator {
             match locked {
                 None => return Err(GONE),
                 Some(Some(locked)) => {
-                    return locked.map_err(|failure| self.refuse(page, failure.step, failure.why));
+                    return locked
+                        .map_err(|failure| self.actor.refuse(page, failure.step, failure.why));
                 }
                 // Nothing is held, so the pair can be settled here.
                 Some(None) => self.settle_all_of(&[folio]),
@@ -192,7 +193,7 @@ impl Platform for Migrator {
                 self.reachable(page);
                 held.failed = true;
                 gather.ran_out |= why == Why::NoMemory;
-                return Err(self.refuse(page, Stage::Unmap, why));
+                return Err(self.actor.refuse(page, Stage::Unmap, why));
             }
         }
         gather.spaces.extend(&held.spaces);

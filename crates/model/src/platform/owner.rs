@@ -38,8 +38,9 @@ impl Latches {
         if taken != Some(false) {
             return Ok(());
         }
+        let busy = Failure::new(Step::Unmap, Why::Busy);
         self.actor
-            .refuse(page, Failure::new(Step::Unmap, Why::Busy));
+            .change(|machine| machine.trail(self.actor.id, page).fail(busy));
         Err(Refused)
     }
 }
