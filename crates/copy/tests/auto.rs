@@ -54,20 +54,6 @@ fn figures_are_taken_once_and_taken_anew_where_the_file_is_damaged() {
 }
 
 #[test]
-fn of_several_at_once_one_measures() {
-    let folder = tempfile::tempdir().unwrap();
-    let measured = |_| Auto::with_cache(folder.path()).unwrap().entries();
-    let all = std::thread::scope(|scope| {
-        let threads = (0..3).map(|n| scope.spawn(move || measured(n)));
-        let threads = threads.collect::<Vec<_>>();
-        let all = threads.into_iter().map(|thread| thread.join().unwrap());
-        all.collect::<Vec<_>>()
-    });
-    assert!(all.iter().all(|entries| *entries == all[0]));
-    assert_eq!(files(folder.path()).len(), 1);
-}
-
-#[test]
 fn a_place_that_cannot_be_written_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

@@ -26,7 +26,7 @@ const GREETING: &str = "figures of copiers 1\n";
 /// A longer file is none of ours: 7 pairs of 7 shapes with a hundred candidates have less.
 const LONGEST: u64 = 512 << 10;
 /// How long another process is waited for that measures.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The folder that the user's programs keep such things in: `transhume` in `XDG_CACHE_HOME` or
@@ -96,14 +96,14 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 
 /// The right to measure for a folder, until it is dropped. `None` where the folder cannot be made or
 /// locked, or somebody has had the right for too long: then whoever asks measures for himself.
-pub(super) fn turn(folder: &Path) -> Option<File> {
+pub(super) fn turn(folder: &Path, patience: Duration) -> Option<File> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
         .ok()?;
     let folder = File::open(folder).ok()?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     loop {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Some(folder),

@@ -16,6 +16,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use transhume_engine::{Copier, CopyAnswer};
 
@@ -23,6 +24,7 @@ use crate::{CopyJob, SharedCopier, Unavailable};
 use candidate::{Candidate, candidates};
 use figures::Figures;
 pub use figures::NodePair;
+use file::PATIENCE;
 use key::Key;
 pub use route::Route;
 pub use shape::Shape;
@@ -137,7 +139,7 @@ impl Auto {
     ///
     /// As [`new`](Self::new).
     pub fn with_cache(folder: &Path) -> Result<Self, Unavailable> {
-        Self::choose(Arc::new(Here::find().figures(Some(folder))?))
+        Self::choose(Arc::new(Here::find().figures(Some(folder), PATIENCE)?))
     }
 
     /// What it would choose on this machine, if the figures were taken already: it measures nothing and
@@ -262,7 +264,7 @@ impl Here {
         if let Some(figures) = self.among(&taken) {
             return Ok(figures);
         }
-        let figures = Arc::new(self.figures(file::folder().as_deref())?);
+        let figures = Arc::new(self.figures(file::folder().as_deref(), PATIENCE)?);
         *taken = Some((self.key, Arc::clone(&figures)));
         Ok(figures)
     }
@@ -275,12 +277,12 @@ impl Here {
         )
     }
 
-    /// Loads or measures.
-    fn figures(&self, folder: Option<&Path>) -> Result<Figures, Unavailable> {
+    /// Loads or measures. Who measures already is waited for so long.
+    fn figures(&self, folder: Option<&Path>, patience: Duration) -> Result<Figures, Unavailable> {
         let known = || self.known(folder?);
         known().map_or_else(
             || {
-                let _turn = folder.and_then(file::turn);
+                let _turn = folder.and_then(|folder| file::turn(folder, patience));
                 // Another process may have measured meanwhile.
                 known().map_or_else(|| self.measure(folder), Ok)
             },
@@ -290,7 +292,7 @@ impl Here {
 
     /// Measures, when nobody else does.
     fn measured(&self, folder: Option<&Path>) -> Result<Figures, Unavailable> {
-        let _turn = folder.and_then(file::turn);
+        let _turn = folder.and_then(|folder| file::turn(folder, PATIENCE));
         self.measure(folder)
     }
 

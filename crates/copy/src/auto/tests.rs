@@ -113,3 +113,30 @@ fn it_copies_by_what_it_chose() {
     }
     assert_eq!(copy_once(&auto, &[], &mut Vec::new()).1, 0);
 }
+
+/// However long a measurement takes on a machine that is busy.
+const LONG: Duration = Duration::from_secs(600);
+
+#[test]
+fn of_several_at_once_one_measures() {
+    let folder = tempfile::tempdir().unwrap();
+    let measured = || Here::find().figures(Some(folder.path()), LONG).unwrap();
+    let all = std::thread::scope(|scope| {
+        let threads = [(); 3].map(|()| scope.spawn(measured));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    // The figures of another measurement would not be the same to the nanosecond.
+    assert!(all.iter().all(|figures| *figures == all[0]));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn who_has_measured_for_too_long_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = file::turn(folder.path(), Duration::ZERO);
+    assert!(first.is_some());
+    assert!(file::turn(folder.path(), Duration::ZERO).is_none());
+    drop(first);
+    // A child that another test has forked meanwhile has the lock too, until it ends.
+    assert!(file::turn(folder.path(), LONG).is_some());
+}

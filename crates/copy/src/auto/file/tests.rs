@@ -100,7 +100,7 @@ fn a_place_that_cannot_be_written_is_an_error_and_leaves_nothing() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     assert!(store(&file.join("x"), &key(), &figures(&pairs())).is_err());
-    assert!(turn(&file.join("x")).is_none());
+    assert!(turn(&file.join("x"), Duration::ZERO).is_none());
     // The name is taken by a folder.
     let taken = folder.path().join("taken");
     std::fs::create_dir(&taken).unwrap();
