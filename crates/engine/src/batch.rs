@@ -163,6 +163,13 @@ impl<P: Platform, K: Kind<P>> Batch<'_, P, K> {
         self.platform.release(&mut released, Place::Source);
     }
 
+    /// Once the batch is where it goes: nobody in it stays cut off.
+    fn bring_in(&mut self) {
+        if self.place == Place::Destination {
+            K::bring_in(self.platform, &mut self.work.entries);
+        }
+    }
+
     fn release_moved(&mut self) {
         let work = &mut *self.work;
         if work.entries.is_empty() {
@@ -220,6 +227,8 @@ impl<P: Platform, K: Kind<P>> Drop for Batch<'_, P, K> {
             // Those that were leaving when the platform panicked are still there.
             work.leaving.append(&mut work.entries);
         }
+        // Those that a panicking platform has not brought in are unlocked below like the others.
+        self.bring_in();
         self.put_back_leaving();
         self.release_moved();
         self.end_cut_off();

@@ -42,6 +42,9 @@ pub(super) mod hidden {
 
         /// Makes undone what was done to the contents of those that are put back.
         fn undo(platform: &mut P, entries: &mut [Entry<P::Held>]);
+
+        /// Makes those reachable that must arrive, because their partners have.
+        fn bring_in(platform: &mut P, entries: &mut [Entry<P::Held>]);
     }
 }
 
@@ -57,6 +60,9 @@ impl<P: Platform> hidden::Kind<P> for Folios {
 
     // A copy has not changed its source.
     fn undo(_platform: &mut P, _entries: &mut [Entry<P::Held>]) {}
+
+    // None has a partner.
+    fn bring_in(_platform: &mut P, _entries: &mut [Entry<P::Held>]) {}
 }
 
 impl<P: Exchange> hidden::Kind<P> for Pairs {
@@ -85,6 +91,13 @@ impl<P: Exchange> hidden::Kind<P> for Pairs {
                 platform.swap_back(&mut a.held, &mut b.held);
                 a.copied = false;
             }
+        }
+    }
+
+    fn bring_in(platform: &mut P, entries: &mut [Entry<P::Held>]) {
+        for entry in entries.iter_mut().filter(|entry| entry.marked) {
+            platform.follow(&mut entry.held);
+            entry.marked = false;
         }
     }
 }

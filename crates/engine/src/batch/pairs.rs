@@ -294,9 +294,7 @@ impl<'p, P: Exchange> Copied<'p, P, Pairs> {
         batch.take_out_failed();
         // From here on those in the batch have arrived, even if putting back the others panics.
         batch.place = Place::Destination;
-        for entry in batch.work.entries.iter_mut().filter(|entry| entry.marked) {
-            batch.platform.follow(&mut entry.held);
-        }
+        batch.bring_in();
         batch.put_back_leaving();
         batch.end_cut_off();
         Remapped { batch }

@@ -44,11 +44,13 @@ pub trait Exchange: Platform {
     /// Swaps the contents of a pair once more, which is to be put back as it was, byte for byte.
     /// Neither has become reachable since the first swap.
     ///
-    /// There is no error: the bytes are in memory that is locked and cut off.
+    /// There is no error: the bytes are in memory that is locked and cut off. If it unwinds, nothing of it
+    /// may have been swapped: it is called again.
     fn swap_back(&mut self, a: &mut Self::Held, b: &mut Self::Held);
 
     /// Makes a folio reachable in its partner's frame for which [`Platform::remap`] has failed, while
     /// it has not for the partner. There is no way back then, since threads may have stored to the
-    /// partner. So there is no error either: this does what it takes.
+    /// partner. So there is no error either: this does what it takes. If it unwinds, it is called again for
+    /// this folio, wherever it got to, and then for the others.
     fn follow(&mut self, held: &mut Self::Held);
 }

@@ -315,7 +315,9 @@ fn a_panic_anywhere_leaves_every_pair_whole() {
                 fails(Call::Shootdown, base(2), Why::Busy, 1),
                 fails(Call::Remap, base(3), Why::Busy, 1),
                 fails(Call::Remap, base(9), Why::Busy, 1),
+                // These two must follow their partners.
                 fails(Call::Remap, base(10), Why::Busy, 1),
+                fails(Call::Remap, base(11), Why::Busy, 1),
             ]);
             let swapper = ScriptedSwapper::new(&[SwapAct::Swap, SwapAct::Swap, SwapAct::Leave]);
             let request = ExchangeRequest::new(pairs(6));

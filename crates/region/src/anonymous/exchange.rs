@@ -143,6 +143,9 @@ impl Exchange for Session<'_> {
     }
 
     fn follow(&mut self, held: &mut Held) {
+        if held.at == At::Destination {
+            return;
+        }
         let (from, to) = (self.slot_address(held.frame), self.address(held));
         held.soiled.frame = !self.bring_in(from, to, self.page());
         held.at = At::Destination;
