@@ -20,6 +20,8 @@ pub(crate) struct Account {
     pub(crate) provided: u64,
     /// How many calls have refused a folio.
     refusals: i32,
+    /// Those of them for want of memory.
+    ran_out: Vec<Failure>,
 }
 
 impl Account {
@@ -42,6 +44,9 @@ impl Actor {
             account.refusals += 1;
             let failure = Failure::new(step, why).with_errno(Errno::new(account.refusals));
             account.trails.entry(page).or_default().fail(failure);
+            if why == Why::NoMemory {
+                account.ran_out.push(failure);
+            }
             failure
         })
     }
@@ -57,7 +62,8 @@ pub(crate) struct Trail {
     parks: usize,
     /// How often it was found at its destination.
     there: usize,
-    /// Since the last try: where its lock was given up.
+    /// Since the last try: where its owner was told it is, and where its lock was given up.
+    attached: Option<Place>,
     pub(crate) released: Option<Place>,
     /// Why it could not go on.
     failed: Option<Failure>,
@@ -69,7 +75,7 @@ impl Trail {
     /// The lock is asked for.
     pub(crate) fn begin(&mut self) {
         self.tries += 1;
-        self.released = None;
+        (self.attached, self.released) = (None, None);
         self.failed_before.extend(self.failed.take());
     }
 
@@ -88,10 +94,16 @@ impl Trail {
         self.parks += 1;
     }
 
-    /// The lock is given up.
-    pub(crate) fn release(&mut self, at: Place) {
+    /// The owner is told that it is there.
+    pub(crate) fn attach(&mut self, at: Place) {
+        self.attached = Some(at);
+    }
+
+    /// The lock is given up; says whether the owner, if one was told, was told the same place.
+    pub(crate) fn release(&mut self, at: Place) -> bool {
         self.released = Some(at);
         self.moves += usize::from(at == Place::Destination);
+        self.attached.is_none_or(|told| told == at)
     }
 }
 
@@ -166,6 +178,10 @@ impl Machine {
     ) {
         let account = self.accounts.remove(&actor).unwrap_or_default();
         let (told, stopped) = (report.folios().count(), report.stopped.is_some());
+        // What was given up for it may have been enough.
+        if let Some(failure) = report.stopped {
+            self.expect_it_ran_out(failure, &account);
+        }
         self.compare_counts(named, told, Calls::of(&report.counts), account.calls);
         self.compare_retries(named, report.counts.retries, &account, stopped);
         let mut outcomes: BTreeMap<Folio, Vec<Outcome>> = BTreeMap::new();
@@ -211,6 +227,11 @@ impl Machine {
         };
         let told = report.pairs().count();
         self.compare_counts(named, told, counted, account.calls);
+        match report.stopped {
+            Some(failure) => self.expect_it_ran_out(failure, &account),
+            None if account.ran_out.is_empty() => {}
+            None => self.violated("memory ran out, and the exchange goes on".to_owned()),
+        }
         self.all_exchanged &= report.exchanged() == told;
         let mut before: BTreeSet<Page> = BTreeSet::new();
         let mut sensible = 0;
@@ -290,6 +311,13 @@ impl Machine {
             if !right {
                 self.violated(format!("{folio:?} is settled as {outcome:?}: {trail:?}"));
             }
+        }
+    }
+
+    /// A request has stopped because a call said that there is no memory.
+    fn expect_it_ran_out(&mut self, stopped: Failure, account: &Account) {
+        if !account.ran_out.contains(&stopped) {
+            self.violated(format!("stopped by {stopped}, which no call has said"));
         }
     }
 

@@ -13,7 +13,7 @@ pub(crate) fn judge(stage: &Actor, moves_all: bool) {
         return;
     }
     if stage.look(|machine| machine.defers) {
-        Migrator::new(stage).settle_those(|_| true);
+        Migrator::new(stage).settle_all();
     }
     stage.change(|machine| {
         machine.interrupt_all();

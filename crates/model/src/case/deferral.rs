@@ -259,6 +259,102 @@ pub(super) const FAILURES: Case = Case {
     },
 };
 
+pub(super) const MIXED: Case = Case {
+    name: "deferred-mixed",
+    about: "a settlement of pairs of which a shootdown has spared some their own",
+    small: || {
+        Setup::new(2, 1)
+            .lazy()
+            .program(&[load(1)])
+            .with(to_1(&[0, 1]).deferred().at_a_time(1).role())
+            .with(Role::Flush { space: 0 })
+            .with(Role::Settle { times: 1 })
+    },
+    large: || {
+        Setup::new(4, 1)
+            .lazy()
+            .at_once(3)
+            .program(&[load(1), store(3), load(2)])
+            .program(&[load(0), load(3), store(1)])
+            .with(to_1(&[0, 1, 2, 3]).deferred().at_a_time(1).role())
+            .with(Role::Prefetch { cpu: 1, page: 2 })
+            .with(Role::Flush { space: 0 })
+            .with(Role::Flush { space: 0 })
+            .with(Role::Settle { times: 2 })
+    },
+};
+
+pub(super) const OWNERS_FLUSHED: Case = Case {
+    name: "deferred-owners-flushed",
+    about: "owners of pages whose pairs need no shootdown of their own",
+    small: || {
+        deferred(1)
+            .owned()
+            .lazy()
+            .with(Role::Journal { pages: vec![0] })
+            .with(Role::Flush { space: 0 })
+            .with(Role::Settle { times: 1 })
+    },
+    large: || {
+        deferred(3)
+            .owned()
+            .lazy()
+            .at_once(2)
+            .program(&[load(0), load(1)])
+            .with(Role::Journal { pages: vec![1, 2] })
+            .with(Role::Flush { space: 0 })
+            .with(Role::Flush { space: 0 })
+            .with(Role::Settle { times: 2 })
+    },
+};
+
+pub(super) const ROOM: Case = Case {
+    name: "deferred-room",
+    about: "room for one pair, wanted by two requests while one is settled",
+    small: || {
+        Setup::new(2, 1)
+            .ledger(1)
+            .with(to_1(&[0]).deferred().role())
+            .with(to_1(&[1]).deferred().role())
+            .with(Role::Settle { times: 1 })
+    },
+    large: || {
+        Setup::new(4, 1)
+            .ledger(2)
+            .at_once(1)
+            .program(&[load(0), store(2), load(3)])
+            .with(to_1(&[0, 1]).deferred().role())
+            .with(to_1(&[2]).deferred().role())
+            .with(to_1(&[3]).deferred().role())
+            .with(Role::Settle { times: 2 })
+            .with(Role::Settle { times: 1 })
+    },
+};
+
+pub(super) const RELIEF: Case = Case {
+    name: "deferred-relief",
+    about: "a request that finds no frame until a pair that waits gives up its own",
+    small: || {
+        Setup::new(1, 1)
+            .folio(1, 0, 1, &[0])
+            .free(&[0])
+            .program(&[load(0)])
+            .with(to_1(&[1]).to(0).deferred().role())
+            .with(to_1(&[0]).deferred().role())
+    },
+    large: || {
+        Setup::new(2, 1)
+            .folio(2, 0, 1, &[0])
+            .folio(3, 0, 1, &[0])
+            .free(&[0, 0])
+            .lazy()
+            .program(&[load(0), store(2), load(1)])
+            .program(&[store(1), load(3), store(0)])
+            .with(to_1(&[2, 3]).to(0).deferred().role())
+            .with(to_1(&[0, 1]).deferred().at_a_time(1).role())
+    },
+};
+
 /// Base pages that migrate with a switch that waits.
 pub(super) fn deferred(pages: usize) -> Setup {
     deferred_of_words(pages, 1)

@@ -66,6 +66,51 @@ pub(super) const STORES: Case = Case {
     },
 };
 
+pub(super) const ALONE: Case = Case {
+    name: "exchange-alone",
+    about: "an exchange that waits for the locks of a pair by turns",
+    small: || {
+        Setup::new(1, 1)
+            .free(&[])
+            .folio(1, 0, 1, &[0])
+            .with(pairs(&[(0, 1)], Mode::Sync))
+            .with(Role::Lock { page: 0 })
+            .with(Role::Lock { page: 1 })
+            .with(Role::Lock { page: 0 })
+            .with(Role::Lock { page: 1 })
+    },
+    large: || {
+        Setup::new(2, 1)
+            .free(&[])
+            .folio(2, 0, 1, &[0])
+            .folio(3, 0, 1, &[0])
+            .program(&[store(0), load(3), store(2)])
+            .with(pairs(&[(0, 2), (3, 1)], Mode::Sync))
+            .with(Role::Lock { page: 0 })
+            .with(Role::Lock { page: 1 })
+            .with(Role::Lock { page: 2 })
+            .with(Role::Lock { page: 3 })
+            .with(Role::Lock { page: 0 })
+            .with(Role::Lock { page: 2 })
+    },
+};
+
+pub(super) const PINS: Case = Case {
+    name: "exchange-pins",
+    about: "direct I/O to one of two folios that trade places",
+    small: || two_folios().with(Role::Pin { space: 0, page: 1 }),
+    large: || {
+        Setup::new(2, 2)
+            .free(&[])
+            .folio(2, 0, 1, &[0])
+            .folio(3, 0, 1, &[0])
+            .program(&[store(0), load(2), store(3)])
+            .with(pairs(&[(0, 2), (1, 3)], Mode::Sync))
+            .with(Role::Pin { space: 0, page: 2 })
+            .with(Role::Pin { space: 0, page: 1 })
+    },
+};
+
 /// Two folios that trade places, with no free frame.
 pub(super) fn two_folios() -> Setup {
     Setup::new(2, 1)

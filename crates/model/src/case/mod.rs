@@ -257,8 +257,15 @@ impl Case {
         panics::BATCH,
         panics::OWNERS,
         panics::EXCHANGE,
+        panics::FOLLOW,
         panics::DEFERRED,
         panics::SETTLED,
+        deferral::MIXED,
+        deferral::OWNERS_FLUSHED,
+        deferral::ROOM,
+        deferral::RELIEF,
+        exchange::ALONE,
+        exchange::PINS,
     ];
 
     /// The case of that name.

@@ -4,7 +4,7 @@ use transhume_engine::Mode;
 
 use super::Case;
 use super::deferral::deferred;
-use super::exchange::{pairs_at_a_time, two_folios};
+use super::exchange::{pairs, pairs_at_a_time, two_folios};
 use crate::platform::Kind;
 use crate::roles::{Role, load, store};
 use crate::setup::{Setup, to_1};
@@ -71,6 +71,31 @@ pub(super) const EXCHANGE: Case = Case {
             .failures(3)
             .program(&[store(0), load(3), store(4)])
             .program(&[store(3), load(1), store(0).of_word(1)])
+    },
+};
+
+pub(super) const FOLLOW: Case = Case {
+    name: "panics-follow",
+    about: "a call panics while folios are brought in whose partners have arrived",
+    small: || {
+        Setup::new(2, 1)
+            .free(&[])
+            .folio(2, 0, 1, &[0])
+            .folio(3, 0, 1, &[0])
+            .with(pairs(&[(0, 2), (1, 3)], Mode::Async))
+            .panics()
+            .failures(2)
+    },
+    large: || {
+        Setup::new(2, 1)
+            .free(&[])
+            .folio(2, 0, 1, &[0])
+            .folio(3, 0, 1, &[0])
+            .with(pairs(&[(0, 2), (1, 3)], Mode::Sync))
+            .panics()
+            .failures(3)
+            .program(&[store(0), load(3), store(2)])
+            .program(&[store(3), load(1), store(0)])
     },
 };
 

@@ -163,7 +163,7 @@ impl Waiting<Migrator> for SharedLedger {
     }
 
     fn relieve(&mut self, platform: &mut Migrator) -> bool {
-        platform.settle_those(|_| true)
+        platform.settle_all()
     }
 
     fn room(&self) -> u64 {
@@ -208,9 +208,18 @@ impl Migrator {
         });
     }
 
-    /// Settles the pairs of which `which` says so; says whether there was one.
-    pub(crate) fn settle_those(&mut self, which: impl FnMut(Folio) -> bool) -> bool {
-        self.settle_taken(|ledger| ledger.take(which))
+    /// Settles the pair of this folio, and those of its neighbours as far as one shootdown goes.
+    pub(crate) fn settle_run_of(&mut self, folio: Folio) {
+        self.settle_taken(|ledger| ledger.take_run(folio, ledger.at_once()));
+    }
+
+    /// Settles all pairs, as many by one shootdown as may be; says whether there was one.
+    pub(crate) fn settle_all(&mut self) -> bool {
+        let mut any = false;
+        while self.settle_taken(|ledger| ledger.take_some(|_| true, ledger.at_once())) {
+            any = true;
+        }
+        any
     }
 
     fn settle_taken(&mut self, take: impl FnOnce(&mut Ledger<Held>) -> Parked<Held>) -> bool {

@@ -382,7 +382,10 @@ impl Platform for Migrator {
                 step.machine.expect_lock(id, page, "unlocked");
                 step.machine.expect_attached(id, page);
                 step.machine.locks.remove(&page);
-                step.machine.trail(id, page).release(at);
+                if !step.machine.trail(id, page).release(at) {
+                    step.machine
+                        .violated(format!("the owner of page {page} was told another place"));
+                }
             });
             self.actor.may_panic();
         }

@@ -73,11 +73,12 @@ impl FolioOwner for Latches {
         self.wait_for(folio)
     }
 
-    fn attach(&self, folio: Folio, _at: Place) {
+    fn attach(&self, folio: Folio, at: Place) {
         let page = folio.page();
         let id = self.actor.id;
         self.actor.step(Act::Unlatch { page }, |step| {
             step.machine.expect_reachable(id, page);
+            step.machine.trail(id, page).attach(at);
             step.machine.latches.remove(&page);
         });
         self.actor.may_panic();

@@ -96,9 +96,7 @@ impl Role {
             Self::Exchange { pairs, mode, limit } => request::exchanges(actor, &pairs, mode, limit),
             Self::Settle { times } => {
                 for _ in 0..times {
-                    request::until_it_returns(actor, || {
-                        Migrator::new(actor).settle_those(|_| true)
-                    });
+                    request::until_it_returns(actor, || Migrator::new(actor).settle_all());
                 }
             }
             Self::Journal { pages } => bystander::journals(actor, &pages),
@@ -147,6 +145,6 @@ fn folio(actor: &Actor, page: Page) -> Option<Folio> {
 
 fn settle_page(actor: &Actor, page: Page) {
     if let Some(folio) = folio(actor, page) {
-        Migrator::new(actor).settle_those(|other| other == folio);
+        Migrator::new(actor).settle_run_of(folio);
     }
 }
