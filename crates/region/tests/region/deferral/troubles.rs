@@ -1,6 +1,7 @@
 //! Deferred switches under programs that panic, wait and get in their own way.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -384,16 +385,26 @@ fn a_full_tier_settles_first() {
     herd::sweep(region.words());
 }
 
-/// Bytes that the memory of this process's files takes.
-fn file_bytes() -> u64 {
-    use std::os::unix::fs::MetadataExt;
+/// The files of this process's regions.
+fn files() -> Vec<PathBuf> {
     let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    let ours = files.filter(|file| {
-        let path = std::fs::read_link(file.path()).unwrap_or_default();
+    let ours = files.map(|file| file.path()).filter(|path| {
+        let path = std::fs::read_link(path).unwrap_or_default();
         path.to_string_lossy().starts_with("/memfd:transhume")
     });
-    let blocks = ours.filter_map(|file| std::fs::metadata(file.path()).ok());
-    blocks.map(|file| file.blocks() * 512).sum()
+    ours.collect()
+}
+
+/// Bytes that the memory of these files takes at one moment. `None` where it changed meanwhile: what has
+/// gone from one file to another between two looks would count twice.
+fn bytes_of(files: &[PathBuf]) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let look = || {
+        let each = files.iter().map(|file| std::fs::metadata(file).unwrap());
+        each.map(|file| file.blocks() * 512).collect::<Vec<_>>()
+    };
+    let first = look();
+    (look() == first).then(|| first.iter().sum())
 }
 
 fn the_files_hold_no_more_than_the_limit() {
@@ -402,14 +413,19 @@ fn the_files_hold_no_more_than_the_limit() {
         .at_once_bytes(bytes(256 * PageSize::Base.bytes()))
         .max_age(Duration::from_millis(10));
     let region = filled(builder(MEMFD, deferral).pool_bytes(0));
+    let files = files();
     let stop = AtomicBool::new(false);
     let most = std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut most = 0;
-            while !stop.load(Ordering::Relaxed) {
-                most = most.max(file_bytes());
+            loop {
+                let is_over = stop.load(Ordering::Relaxed);
+                let seen = bytes_of(&files);
+                most = most.max(seen.unwrap_or(0));
+                if is_over && seen.is_some() {
+                    return most;
+                }
             }
-            most
         });
         for round in 0..6 {
             let to = ["far", "near"][round % 2];
@@ -421,6 +437,10 @@ fn the_files_hold_no_more_than_the_limit() {
     // A request keeps the slots of a batch beyond that, free or about to be.
     let batch = 2 * 512 * PageSize::Base.bytes();
     let allowed = region.len() + limit + batch;
+    assert!(
+        most >= region.len() as u64,
+        "{most} bytes, and all is there"
+    );
     assert!(most <= allowed as u64, "{most} of {allowed} bytes");
     assert!(region.deferral().unwrap().most_bytes <= limit);
     herd::sweep(region.words());
