@@ -1,5 +1,6 @@
 //! `move` and `map`, as far as they go on any machine.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -153,19 +154,30 @@ pub(crate) fn what_has_no_map() {
 
 /// It ends with the process, and that is no failure.
 pub(crate) fn a_map_is_watched_to_the_end() {
-    let child = Command::new("sleep").arg("1.5").spawn().unwrap();
+    // It lives as long as its input.
+    let mut cat = Command::new("cat");
+    cat.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = cat.spawn().unwrap();
+    let input = child.stdin.take();
     let pid = child.id().to_string();
-    let reaper = std::thread::spawn(move || {
-        let mut child = child;
-        child.wait().unwrap()
-    });
-    let output = transhume(&["map", "--watch", "--pid", &pid]);
-    reaper.join().unwrap();
-    let shown = text(&output.stdout);
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_transhume"));
+    watch.args(["map", "--watch", "--pid", &pid]);
+    let mut watch = watch
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut shown = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let is_map = |line: &std::io::Result<String>| {
+        let line = line.as_ref().unwrap();
+        line.contains("each character is")
+    };
+    let maps = shown.by_ref().filter(is_map).take(2).count();
+    drop(input);
+    child.wait().unwrap();
+    let last = shown.last().map(Result::unwrap);
+    let output = watch.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(shown.matches("each character is").count() >= 2, "{shown}");
-    assert!(
-        shown.ends_with(&format!("process {pid} has ended\n")),
-        "{shown}"
-    );
+    assert_eq!(maps, 2);
+    assert_eq!(last, Some(format!("process {pid} has ended")));
 }
