@@ -40,6 +40,7 @@ pub(crate) fn life(name: &str) -> Option<fn()> {
         "pooled" => pooled,
         "filed" => filed,
         "painted" => painted,
+        "parental" => parental,
         _ => return None,
     })
 }
@@ -204,14 +205,36 @@ fn painted() {
     show(&memory());
 }
 
+/// Has two children, which have begun and sleep.
+fn parental() {
+    let memory = memory();
+    let mut children = [(); 2].map(|()| {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("1000").stdin(Stdio::null()).stdout(Stdio::null());
+        sleep.spawn().unwrap()
+    });
+    for child in &children {
+        let stat = format!("/proc/{}/stat", child.id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+            std::thread::yield_now();
+        }
+    }
+    show(&memory);
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
 /// Its memory goes with it; that is an answer and no failure.
 fn it_exits() {
     let mut herd = Herd::new(32, &[]);
+    // So slowly that it is killed long before all has gone, also on a slow machine.
     let mover = begin(
         herd.pid(),
         "0",
         "1",
-        &["--only", &herd.range(), "--bandwidth", "8MiB/s"],
+        &["--only", &herd.range(), "--bandwidth", "1MiB/s"],
     );
     herd.wait_for_some_on(1);
     herd.kill();
@@ -250,14 +273,9 @@ fn it_forks_maps_and_unmaps() {
     let_go(child);
 }
 
-/// Also those that a process starts while it moves.
 fn children_are_followed() {
-    let mut shell = Command::new("sh")
-        .args(["-c", "sleep 1000 & sleep 1000 & wait"])
-        .spawn()
-        .unwrap();
-    sleep(Duration::from_millis(300));
-    let output = command(&shell.id().to_string(), "0", "1")
+    let (parent, _) = live("parental");
+    let output = command(&parent.id().to_string(), "0", "1")
         .args(["--follow-children", "--include-shared", "--json", "-"])
         .output()
         .unwrap();
@@ -268,19 +286,16 @@ fn children_are_followed() {
         (3, Some(0)),
         "{json}"
     );
-    for process in &processes[1..] {
-        let pid = i32::try_from(process["pid"].as_i64().unwrap()).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-    }
-    shell.wait().unwrap();
+    let_go(parent);
 }
 
 /// A process has the number that it has where `transhume` runs.
 fn in_a_namespace() {
     let program = transhume();
     let program = program.get_program().to_str().unwrap();
+    // While it begins it is not where it will be.
     let inside = format!(
-        "sleep 1000 & echo $!; {program} move --pid $! --from 0 --to 1 --include-shared; echo $?; kill $!"
+        "sleep 1000 & echo $!; until grep -q ') S ' /proc/$!/stat; do :; done; {program} move --pid $! --from 0 --to 1 --include-shared; echo $?; kill $!"
     );
     let own = Command::new("unshare")
         .args(["-p", "-f", "-m", "--mount-proc", "sh", "-c", &inside])
