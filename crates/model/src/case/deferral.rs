@@ -265,10 +265,10 @@ pub(super) const MIXED: Case = Case {
     small: || {
         Setup::new(2, 1)
             .lazy()
-            .program(&[load(1)])
+            .program(&[])
+            .with(Role::Prefetch { cpu: 0, page: 1 })
             .with(to_1(&[0, 1]).deferred().at_a_time(1).role())
             .with(Role::Flush { space: 0 })
-            .with(Role::Settle { times: 1 })
     },
     large: || {
         Setup::new(4, 1)
