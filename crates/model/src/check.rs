@@ -143,13 +143,15 @@ pub fn replay(
 
 /// How many steps the scene has, about: in the order in which whoever is first goes first.
 fn length(setup: &Setup) -> u64 {
-    watch(setup, None, Decisions::new()).timeline.len() as u64
+    watch(setup, None, Decisions::new()).steps
 }
 
 /// What is seen of one order.
 struct Seen {
     violation: Option<String>,
     timeline: Timeline,
+    /// How many there are, also those that a timeline does not tell of.
+    steps: u64,
     /// The first decision that does not fit, by its index.
     misfit: Option<usize>,
 }
@@ -168,6 +170,7 @@ fn watch(setup: &Setup, bug: Option<Bug>, decisions: Decisions) -> Seen {
         // A violation ends a run before its end.
         misfit: locked(&strategy).misfit(tally.violation.is_none()),
         violation: tally.violation,
+        steps: events.len() as u64,
         timeline: Timeline::new(&titles(&setup.all_roles()), events),
     }
 }

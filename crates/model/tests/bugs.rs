@@ -156,3 +156,49 @@ fn a_timeline_has_a_column_for_each_who_acts() {
         "{shown}"
     );
 }
+
+/// Who waits for whom is what some bugs are about.
+#[test]
+fn nobody_is_taken_for_another() {
+    let violation = find(Bug::CpuLostInFlush, Orders::Exhaustive).unwrap();
+    let shown = violation.timeline.to_string();
+    let head = shown.lines().next().unwrap();
+    assert!(
+        head.contains("migrator to 1 (1)") && head.contains("migrator to 1 (2)"),
+        "{shown}"
+    );
+    // Who sends a shootdown is who waits for it, and each is told from the other.
+    let column = |what: &str| shown.lines().find_map(|line| line.find(what));
+    for number in 0..2 {
+        let sent = column(&format!("sends a shootdown: number {number}")).unwrap();
+        let awaited = column(&format!("shootdown {number} is acknowledged")).unwrap();
+        assert_eq!(sent, awaited, "{shown}");
+    }
+    assert_ne!(column("number 0"), column("number 1"), "{shown}");
+}
+
+#[test]
+fn a_timeline_fits_and_has_answers() {
+    for (name, width) in [
+        ("migrators", 80),
+        ("owners", 80),
+        ("panics", 60),
+        ("deferred-exit", 40),
+    ] {
+        let case = Case::by_name(name).unwrap();
+        for seed in 1..20 {
+            let (_, timeline) = replay(case, None, &Seed::Number(seed)).unwrap();
+            let shown = timeline.in_width(width);
+            for line in shown.lines() {
+                assert!(line.chars().count() <= width, "{name} {seed}: {line}");
+                assert!(!line.ends_with("may panic"), "{name} {seed}: {line}");
+            }
+            let wide = timeline.in_width(400);
+            assert!(
+                wide.lines()
+                    .all(|line| !line.ends_with("who refers to frame 0?")),
+                "{name} {seed}: {wide}"
+            );
+        }
+    }
+}
