@@ -13,6 +13,8 @@ use transhume_model::{Bug, Case, Seed};
 use transhume_process::{Select, Shares, UnknownSelect};
 use transhume_region::PageSize;
 
+use crate::table::width;
+
 /// Moves memory pages between kinds of memory while the programs that use them keep running.
 #[derive(Debug, Parser)]
 #[command(name = "transhume", version, arg_required_else_help = true)]
@@ -56,9 +58,15 @@ pub(crate) const RANDOM: u64 = 100_000;
 
 /// What `check` has, by name, after what its exit status says.
 fn check_names() -> String {
-    let case = |case: &Case| format!("  {:22}{}\n", case.name, case.about);
+    let line = |name: &str, room: usize, about: &str| {
+        let indent = " ".repeat(room + 2);
+        // As wide as the rest of the help at most.
+        let fold = textwrap::Options::new(width().min(100)).subsequent_indent(&indent);
+        textwrap::fill(&format!("  {name:room$}{about}"), fold) + "\n"
+    };
+    let case = |case: &Case| line(case.name, 22, case.about);
     let cases: String = Case::ALL.iter().map(case).collect();
-    let bug = |bug: Bug| format!("  {:30}{}\n", bug.name(), bug.case());
+    let bug = |bug: Bug| line(bug.name(), 30, bug.case());
     let bugs: String = Bug::ALL.into_iter().map(bug).collect();
     format!(
         "{CHECK_EXIT}\n\nCases:\n{cases}\nKnown bugs, and the case in which each is looked for:\n{bugs}"
