@@ -13,6 +13,8 @@ use transhume_model::{Bug, Case, Seed};
 use transhume_process::{Select, Shares, UnknownSelect};
 use transhume_region::PageSize;
 
+use crate::table::width;
+
 /// Moves memory pages between kinds of memory while the programs that use them keep running.
 #[derive(Debug, Parser)]
 #[command(name = "transhume", version, arg_required_else_help = true)]
@@ -26,7 +28,7 @@ pub(crate) enum Command {
     /// Migrates live memory in several ways and shows what each step is worth
     Bench(Bench),
     /// Runs the engine on a simulated machine through the orders of its events, and looks whether any is wrong
-    #[command(after_help = CHECK_EXIT)]
+    #[command(after_help = CHECK_EXIT, after_long_help = check_names())]
     Check(Check),
     /// Lists the copiers, here or of a running application, where it can change which is in use
     Engines(Engines),
@@ -47,8 +49,29 @@ pub(crate) enum Command {
 const MOVE_EXIT: &str = "Exit status: 0 everything is where it was to go; 3 some of it stayed, and the \
     table says why; 2 it was refused, nothing was done; 1 something failed.";
 
-const CHECK_EXIT: &str = "Exit status: 0 nothing was violated and every known bug was found; 1 something \
-    was violated, which is shown step by step, or a bug was not found; 2 it was refused; 130 it was interrupted.";
+const CHECK_EXIT: &str = "Exit status: 0 all was tried, nothing was violated and every known bug was found; 1 something \
+    was violated, which is shown step by step, or was not tried to the end, or a bug was not found; 2 it was refused, \
+    or the seed is of another scene; 130 it was interrupted, and what was finished is shown.";
+
+/// Orders by chance that are tried unless somebody says how many.
+pub(crate) const RANDOM: u64 = 100_000;
+
+/// What `check` has, by name, after what its exit status says.
+fn check_names() -> String {
+    let line = |name: &str, room: usize, about: &str| {
+        let indent = " ".repeat(room + 2);
+        // As wide as the rest of the help at most.
+        let fold = textwrap::Options::new(width().min(100)).subsequent_indent(&indent);
+        textwrap::fill(&format!("  {name:room$}{about}"), fold) + "\n"
+    };
+    let case = |case: &Case| line(case.name, 22, case.about);
+    let cases: String = Case::ALL.iter().map(case).collect();
+    let bug = |bug: Bug| line(bug.name(), 30, bug.case());
+    let bugs: String = Bug::ALL.into_iter().map(bug).collect();
+    format!(
+        "{CHECK_EXIT}\n\nCases:\n{cases}\nKnown bugs, and the case in which each is looked for:\n{bugs}"
+    )
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -56,16 +79,18 @@ pub(crate) struct Check {
     #[arg(long, value_name = "NAME", value_parser = case)]
     pub(crate) case: Option<&'static Case>,
     /// Only small scenes, in all orders that differ in what anybody can see
-    #[arg(long, conflicts_with = "random")]
+    #[arg(long, conflicts_with_all = ["random", "seed"])]
     pub(crate) exhaustive: bool,
-    /// Only large scenes, in so many orders by chance, all cases together
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help = format!("Only large scenes, in so many orders by chance in all, which the \
+        cases share evenly [default: the small ones too, and {RANDOM}]"))]
     pub(crate) random: Option<NonZeroU64>,
-    /// The seed of the first order by chance; with --case or --bug alone, the one order to be shown
+    /// The seed of the first order by chance; with --case or --bug, and no --random, the one order
+    /// to be shown, as `check` prints it of a violation
     #[arg(long, value_name = "SEED")]
     pub(crate) seed: Option<Seed>,
-    /// Switches a known bug on, and looks for nothing else
-    #[arg(long, value_name = "NAME", value_parser = bug, conflicts_with = "case")]
+    /// Switches a known bug on, and looks for nothing else until it is found, first in all orders of
+    /// the small scene and then by chance in the large one, a minute each
+    #[arg(long, value_name = "NAME", value_parser = bug, conflicts_with_all = ["case", "exhaustive", "random"])]
     pub(crate) bug: Option<Bug>,
     /// Writes what was found as JSON to FILE, or to standard output and nothing else there
     #[arg(long, value_name = "FILE|-")]
@@ -73,13 +98,15 @@ pub(crate) struct Check {
 }
 
 fn case(name: &str) -> Result<&'static Case, String> {
-    let names = || Case::ALL.iter().map(|case| case.name).collect::<Vec<_>>();
-    Case::by_name(name).ok_or_else(|| format!("the cases are {}", names().join(", ")))
+    Case::by_name(name).ok_or_else(|| {
+        "there is no such case; cure: one that `transhume check --help` lists".to_owned()
+    })
 }
 
 fn bug(name: &str) -> Result<Bug, String> {
-    let names = || Bug::ALL.map(Bug::name).join(", ");
-    Bug::by_name(name).ok_or_else(|| format!("the known bugs are {}", names()))
+    Bug::by_name(name).ok_or_else(|| {
+        "there is no such bug; cure: one that `transhume check --help` lists".to_owned()
+    })
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod jobs;
 mod report;
 
+use std::num::NonZeroU64;
 use std::process::ExitCode;
 
 use transhume_model::{Bug, Case, Seed, replay};
@@ -12,13 +13,7 @@ use crate::error::CliError;
 use crate::json::Sink;
 use crate::{print, table};
 use jobs::{Job, Task};
-use report::Document;
-
-/// Orders by chance that are tried unless somebody says how many.
-const RANDOM: u64 = 100_000;
-
-/// How values are named.
-const LEGEND: &str = "`2.1` is the first store of the second who acts, `first 2` what the second word held at first.";
+use report::{Document, LEGEND};
 
 pub(crate) fn run(args: &Check) -> Result<ExitCode, CliError> {
     let one = args.case.is_some() || args.bug.is_some();
@@ -40,16 +35,17 @@ pub(crate) fn run(args: &Check) -> Result<ExitCode, CliError> {
     };
     let sink = args.json.as_deref().map(Sink::open).transpose()?;
     let jobs = jobs(args, first);
-    let done = jobs::run(jobs)?;
-    let document = Document::of(done);
+    let document = Document::of(jobs::run(jobs)?);
     if !sink.as_ref().is_some_and(Sink::is_stdout) {
-        print(&document.show())?;
+        print(&document.show(table::width()))?;
     }
-    let clean = document.is_clean();
     if let Some(sink) = sink {
         sink.write(&document)?;
     }
-    Ok(if clean {
+    if document.is_interrupted() {
+        return Err(CliError::Interrupted);
+    }
+    Ok(if document.is_clean() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -70,7 +66,7 @@ fn jobs(args: &Check, first: u64) -> Vec<Job> {
         jobs.extend(cases.iter().map(|case| Job::new(case, Task::All)));
     }
     if !args.exhaustive {
-        let count = args.random.map_or(RANDOM, std::num::NonZeroU64::get);
+        let count = args.random.map_or(crate::args::RANDOM, NonZeroU64::get);
         let each = count.div_ceil(cases.len() as u64);
         let chance = Task::Chance { first, count: each };
         jobs.extend(cases.iter().map(|case| Job::new(case, chance)));
@@ -82,23 +78,30 @@ fn jobs(args: &Check, first: u64) -> Vec<Job> {
 
 /// Shows one order step by step.
 fn show_one(args: &Check, seed: &Seed) -> Result<ExitCode, CliError> {
-    if args.json.is_some() || args.exhaustive {
+    if args.json.is_some() {
         return Err(CliError::Refused(
-            "one order is shown as text, and alone; cure: leave out --json and --exhaustive"
-                .to_owned(),
+            "one order is shown as text; cure: leave out --json".to_owned(),
         ));
     }
     let case = args.case.or_else(|| Case::by_name(args.bug?.case()));
     let Some(case) = case else {
         return Err(CliError::Refused("no case is named".to_owned()));
     };
-    let (what, timeline) = replay(case, args.bug, seed);
+    let (what, timeline) = replay(case, args.bug, seed).map_err(|no_fit| {
+        let cure =
+            "cure: the --case or --bug, and the version of the program, that it was printed for";
+        CliError::Refused(format!("{no_fit}; {cure}"))
+    })?;
     let found = what.as_deref().unwrap_or("nothing is violated");
-    let timeline = timeline.in_width(table::width());
-    print(&format!(
-        "{}: {}\n\n{timeline}\n\n{found}\n\n{LEGEND}\n",
-        case.name, case.about
-    ))?;
+    let width = table::width();
+    let fold = |text: &str| table::fold(text, width);
+    let parts = [
+        fold(&format!("{}: {}", case.name, case.about)),
+        timeline.in_width(width),
+        fold(found),
+        fold(LEGEND),
+    ];
+    print(&format!("{}\n", parts.join("\n\n")))?;
     Ok(match what {
         None => ExitCode::SUCCESS,
         Some(_) => ExitCode::FAILURE,

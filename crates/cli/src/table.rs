@@ -19,7 +19,11 @@ pub(crate) struct Column {
     header: Cow<'static, str>,
     rank: u8,
     cells: Vec<String>,
+    is_text: bool,
 }
+
+/// A column of text is made no narrower than this for others to have room.
+const NARROWEST: usize = 24;
 
 impl Column {
     /// Columns of higher ranks are left out first where there is no room.
@@ -32,15 +36,39 @@ impl Column {
             header: header.into(),
             rank,
             cells: cells.collect(),
+            is_text: false,
         }
+    }
+
+    /// Its entries are text, which has as many lines as it takes in the room that the other columns leave.
+    pub(crate) fn of_text(self) -> Self {
+        Self {
+            is_text: true,
+            ..self
+        }
+    }
+
+    fn width(&self) -> usize {
+        let lines = self.cells.iter().flat_map(|cell| cell.lines());
+        let widths = self.header.lines().chain(lines).map(width_of);
+        widths.max().unwrap_or(0)
     }
 }
 
-/// A table of figures in `width` characters: columns are left out until it fits, and it says which.
+fn width_of(line: &str) -> usize {
+    line.chars().count()
+}
+
+fn too_wide(text: &str, width: usize) -> usize {
+    let widest = text.lines().map(width_of).max().unwrap_or(0);
+    widest.saturating_sub(width)
+}
+
+/// A table of figures in `width` characters: text is folded and columns are left out until it fits, and it says which.
 pub(crate) fn figures(mut columns: Vec<Column>, width: usize) -> String {
     let mut left_out = Vec::new();
-    let mut text = draw(&columns);
-    while text.lines().any(|line| line.chars().count() > width) {
+    let mut text = draw_folded(&columns, width);
+    while too_wide(&text, width) > 0 {
         let last = columns
             .iter()
             .enumerate()
@@ -49,7 +77,7 @@ pub(crate) fn figures(mut columns: Vec<Column>, width: usize) -> String {
             Some((at, column)) if column.rank > 0 => {
                 left_out.push(column.header.replace('\n', " "));
                 columns.remove(at);
-                text = draw(&columns);
+                text = draw_folded(&columns, width);
             }
             _ => break,
         }
@@ -61,6 +89,23 @@ pub(crate) fn figures(mut columns: Vec<Column>, width: usize) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Draws them with text in as many lines as it takes, if it has enough room for that.
+fn draw_folded(columns: &[Column], width: usize) -> String {
+    let text = draw(columns);
+    let excess = too_wide(&text, width);
+    if excess == 0 {
+        return text;
+    }
+    let mut folded = columns.to_vec();
+    for column in folded.iter_mut().filter(|column| column.is_text) {
+        let room = column.width().saturating_sub(excess).max(NARROWEST);
+        for cell in &mut column.cells {
+            *cell = fold(cell, room);
+        }
+    }
+    draw(&folded)
 }
 
 fn draw(columns: &[Column]) -> String {
@@ -159,6 +204,31 @@ mod tests {
             narrow.contains("no room for: stall us max") && narrow.contains("pages/s"),
             "{narrow}"
         );
+    }
+
+    #[test]
+    fn text_is_folded_before_a_column_is_left_out() {
+        let said = "a store is lost: word 0 of page 1 is first 2, and 2.1 was stored last";
+        let text = Column::new("what is seen", 1, std::iter::repeat_n(said.to_owned(), 3));
+        let columns = || {
+            let mut columns = columns();
+            columns.push(text.clone().of_text());
+            columns
+        };
+        for (width, left_out) in [(70, "-"), (60, "stall us max"), (50, "GB/s, stall us max")] {
+            let shown = figures(columns(), width);
+            assert_eq!(too_wide(&shown, width), 0, "{width}\n{shown}");
+            let line = shown.lines().find(|line| line.starts_with("no room for: "));
+            let line = line.map_or("-", |line| &line["no room for: ".len()..]);
+            assert_eq!(line, left_out, "{width}\n{shown}");
+            // All of it is there, and figures beside its first line.
+            for word in said.split(' ') {
+                assert!(shown.contains(word), "{word}\n{shown}");
+            }
+            assert!(shown.contains(" 1234567   a store is lost:"), "{shown}");
+        }
+        let wide = figures(columns(), 200);
+        assert!(wide.contains(said), "{wide}");
     }
 
     #[test]

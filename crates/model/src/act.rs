@@ -40,6 +40,8 @@ pub(crate) enum Act {
     Unmap { space: SpaceId, page: Page },
     /// Looks whether somebody else refers to the frame.
     References { frame: FrameId },
+    /// What a call answers for the folio in the frame.
+    Answer { frame: FrameId },
     /// Copies one word.
     Copy {
         from: FrameId,
@@ -252,7 +254,7 @@ impl Act {
                 writes |= pte(space, page);
                 reads |= object(page);
             }
-            Self::References { frame: id } => reads |= frame(id),
+            Self::References { frame: id } | Self::Answer { frame: id } => reads |= frame(id),
             Self::Copy { from, to, .. } => {
                 reads |= frame(from) | COPIER;
                 writes |= frame(to);
@@ -327,6 +329,7 @@ impl Act {
                 | Self::Protect { .. }
                 | Self::Send
                 | Self::References { .. }
+                | Self::Answer { .. }
                 | Self::Copy { .. }
                 | Self::Remap { .. }
                 | Self::Park { .. }
@@ -354,7 +357,7 @@ impl fmt::Display for Act {
             Self::Prefetch { place } => write!(f, "translates page {}", place.page),
             Self::Fault { page, .. } => write!(f, "page {page} is back"),
             Self::StoreFault { page, .. } => write!(f, "page {page}: hold ends or settles"),
-            Self::Interrupt { .. } => f.write_str("interrupt: flushes its TLB"),
+            Self::Interrupt { .. } => f.write_str("takes an interrupt"),
             Self::Send => f.write_str("sends a shootdown"),
             Self::AwaitFlush { flush } => write!(f, "shootdown {flush} is acknowledged"),
             Self::TryLock { page } => write!(f, "try-locks page {page}"),
@@ -364,6 +367,7 @@ impl fmt::Display for Act {
             Self::Allocate { tier, page } => write!(f, "a frame of tier {tier} for page {page}"),
             Self::Unmap { space, page } => write!(f, "unmaps page {page}{}", Of(*space)),
             Self::References { frame } => write!(f, "who refers to frame {frame}?"),
+            Self::Answer { frame } => write!(f, "answer for frame {frame}"),
             Self::Copy { from, to, word } => write!(f, "copies {from} to {to}, word {word}"),
             Self::Swap { a, b, word } => write!(f, "swaps {a} and {b}, word {word}"),
             Self::Remap { space, page, frame } => {

@@ -38,7 +38,8 @@ pub(crate) struct Run {
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) actor: ActorId,
-    pub(crate) text: String,
+    /// What there is to tell of it, if anything.
+    pub(crate) text: Option<String>,
 }
 
 impl Run {
@@ -73,19 +74,36 @@ impl Run {
     fn show(&mut self, actor: ActorId, act: Act) {
         let note = self.note.take();
         if let Some(timeline) = &mut self.timeline {
-            let text = match note {
-                Some(note) => format!("{act}: {note}"),
-                None => act.to_string(),
+            let text = match (act, note) {
+                // What may go wrong and does not is nothing to tell of.
+                (Act::MayPanic, note) => note,
+                (Act::Answer { .. }, None) => None,
+                (act, Some(note)) => {
+                    let told = act.to_string();
+                    let colon = if told.ends_with('?') { "" } else { ":" };
+                    Some(format!("{told}{colon} {note}"))
+                }
+                (act, None) => Some(act.to_string()),
             };
             timeline.push(Event { actor, text });
         }
     }
 }
 
-/// Who they are, after the one who sets the scene.
+/// Who they are, after the one who sets the scene. Those who would be taken for each other are numbered.
 pub(crate) fn titles(roles: &[Role]) -> Vec<String> {
+    let names: Vec<String> = roles.iter().map(Role::title).collect();
+    let title = |(n, role): (usize, &Role)| {
+        let name = &names[n];
+        let same = |names: &[String]| names.iter().filter(|other| *other == name).count();
+        if role.is_hardware() || same(&names) == 1 {
+            name.clone()
+        } else {
+            format!("{name} ({})", same(&names[..=n]))
+        }
+    };
     let stage = std::iter::once("at the end".to_owned());
-    stage.chain(roles.iter().map(Role::title)).collect()
+    stage.chain(roles.iter().enumerate().map(title)).collect()
 }
 
 /// A run that several look at; all on one thread, in turns.

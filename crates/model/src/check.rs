@@ -101,8 +101,25 @@ fn recorded<S: Strategy>(strategy: S) -> Arc<Mutex<Recorded<S>>> {
     Arc::new(Mutex::new(Recorded::new(strategy)))
 }
 
-/// Runs one order again.
-pub fn replay(case: &Case, bug: Option<Bug>, seed: &Seed) -> (Option<String>, Timeline) {
+/// These are the decisions of another scene, or of this one before the program was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the seed does not fit this scene: its decision {decision} of {of} cannot be made there")]
+pub struct NoFit {
+    /// The first that does not fit, from 1 on.
+    decision: usize,
+    of: usize,
+}
+
+/// Runs one order again: what is violated in it, if anything is, and its steps. Beyond what the seed decides, whoever
+/// is first goes first.
+///
+/// # Errors
+/// The seed has decisions that do not fit. A number always fits: it is of the order that chance gives from it now.
+pub fn replay(
+    case: &Case,
+    bug: Option<Bug>,
+    seed: &Seed,
+) -> Result<(Option<String>, Timeline), NoFit> {
     let (setup, decisions) = match seed {
         Seed::Decisions(Written(decisions)) => ((case.small)(), decisions.clone()),
         Seed::Number(number) => {
@@ -113,17 +130,34 @@ pub fn replay(case: &Case, bug: Option<Bug>, seed: &Seed) -> (Option<String>, Ti
             (setup, decisions)
         }
     };
-    watch(&setup, bug, decisions)
+    let of = decisions.len();
+    let seen = watch(&setup, bug, decisions);
+    match seen.misfit {
+        Some(at) => Err(NoFit {
+            decision: at + 1,
+            of,
+        }),
+        None => Ok((seen.violation, seen.timeline)),
+    }
 }
 
 /// How many steps the scene has, about: in the order in which whoever is first goes first.
 fn length(setup: &Setup) -> u64 {
-    let (_, timeline) = watch(setup, None, Decisions::new());
-    timeline.len() as u64
+    watch(setup, None, Decisions::new()).steps
+}
+
+/// What is seen of one order.
+struct Seen {
+    violation: Option<String>,
+    timeline: Timeline,
+    /// How many there are, also those that a timeline does not tell of.
+    steps: u64,
+    /// The first decision that does not fit, by its index.
+    misfit: Option<usize>,
 }
 
 /// Runs one order and sees what happens.
-fn watch(setup: &Setup, bug: Option<Bug>, decisions: Decisions) -> (Option<String>, Timeline) {
+fn watch(setup: &Setup, bug: Option<Bug>, decisions: Decisions) -> Seen {
     let tally = Arc::new(Mutex::new(Tally {
         watched: true,
         ..Tally::default()
@@ -132,8 +166,13 @@ fn watch(setup: &Setup, bug: Option<Bug>, decisions: Decisions) -> (Option<Strin
     run(setup.clone(), bug, &strategy, &tally, &Arc::default());
     let tally = std::mem::take(&mut *locked(&tally));
     let events = tally.timeline.unwrap_or_default();
-    let timeline = Timeline::new(&titles(&setup.all_roles()), events);
-    (tally.violation, timeline)
+    Seen {
+        // A violation ends a run before its end.
+        misfit: locked(&strategy).misfit(tally.violation.is_none()),
+        violation: tally.violation,
+        steps: events.len() as u64,
+        timeline: Timeline::new(&titles(&setup.all_roles()), events),
+    }
 }
 
 fn verdict(
@@ -146,7 +185,7 @@ fn verdict(
     let violation = tally.violation.map(|what| Violation {
         what,
         seed,
-        timeline: watch(setup, bug, decisions).1,
+        timeline: watch(setup, bug, decisions).timeline,
     });
     Verdict {
         orders: tally.orders,

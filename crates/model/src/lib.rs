@@ -29,7 +29,7 @@ mod timeline;
 
 pub use bug::Bug;
 pub use case::Case;
-pub use check::{Orders, Progress, Verdict, Violation, check, replay};
+pub use check::{NoFit, Orders, Progress, Verdict, Violation, check, replay};
 pub use costs::{BadCost, Costs};
 pub use published::{Cell, Figure, LeftOut, Published, Reproduced, Shape, TOLERANCE};
 pub use seed::{NoSeed, Seed, Written};

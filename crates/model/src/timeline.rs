@@ -21,10 +21,12 @@ const NUMBER: usize = 4;
 const GAP: usize = 2;
 
 impl Timeline {
-    /// One of these steps, by actors with those titles; actors with the same title share a column,
-    /// and who did nothing has none.
+    /// One of these steps, by actors with those titles; actors with the same title share a column: a CPU takes
+    /// its own interrupts. Who did nothing has none.
     pub(crate) fn new(titles: &[String], events: Vec<Event>) -> Self {
-        let acts = |title: &String| events.iter().any(|event| titles[event.actor] == *title);
+        let told = |event: Event| Some((event.actor, event.text?));
+        let events: Vec<(usize, String)> = events.into_iter().filter_map(told).collect();
+        let acts = |title: &String| events.iter().any(|(actor, _)| titles[*actor] == *title);
         let mut columns: Vec<String> = Vec::new();
         for title in titles.iter().filter(|title| acts(title)) {
             if !columns.contains(title) {
@@ -34,7 +36,7 @@ impl Timeline {
         let column = |actor: usize| columns.iter().position(|title| *title == titles[actor]);
         let steps = events
             .into_iter()
-            .map(|event| (column(event.actor).unwrap_or(0), event.text))
+            .map(|(actor, text)| (column(actor).unwrap_or(0), text))
             .collect();
         Self { columns, steps }
     }
@@ -51,11 +53,15 @@ impl Timeline {
         self.steps.is_empty()
     }
 
-    /// The timeline in lines of about `width` characters; of more where there are many columns.
+    /// The timeline in lines of `width` characters, if that is enough for a word: a column for each who acts where
+    /// there is room for them, or else who it is beside each step.
     #[must_use]
     pub fn in_width(&self, width: usize) -> String {
         let room = width.saturating_sub(NUMBER) / self.columns.len().max(1);
-        let room = room.saturating_sub(GAP).clamp(NARROWEST, WIDEST);
+        let room = room.saturating_sub(GAP).min(WIDEST);
+        if room < NARROWEST {
+            return self.as_list(width);
+        }
         let mut text = String::from("step");
         for (n, title) in self.columns.iter().enumerate() {
             let title: String = title.chars().take(room).collect();
@@ -69,6 +75,25 @@ impl Timeline {
             for line in lines(what, room) {
                 text.push_str(&format!("\n{number:>NUMBER$}{:indent$}{line}", ""));
                 number.clear();
+            }
+        }
+        text
+    }
+
+    fn as_list(&self, width: usize) -> String {
+        let titles = self.columns.iter().map(|title| title.chars().count());
+        let who = titles.max().unwrap_or(0);
+        let room = width.saturating_sub(NUMBER + GAP + who + GAP);
+        let mut text = format!("step{:GAP$}{:who$}{:GAP$}does", "", "who", "");
+        for (n, (column, what)) in self.steps.iter().enumerate() {
+            let (mut number, mut title) = ((n + 1).to_string(), self.columns[*column].as_str());
+            for line in lines(what, room) {
+                text.push_str(&format!(
+                    "\n{number:>NUMBER$}{:GAP$}{title:who$}{:GAP$}{line}",
+                    "", ""
+                ));
+                number.clear();
+                title = "";
             }
         }
         text
@@ -105,7 +130,7 @@ mod tests {
         let titles = ["at the end", "CPU 0", "migrator", "CPU 0"].map(str::to_owned);
         let event = |actor, text: &str| Event {
             actor,
-            text: text.to_owned(),
+            text: Some(text.to_owned()),
         };
         let events = vec![
             event(1, "loads"),
@@ -127,5 +152,25 @@ mod tests {
                 .all(|line| line.len() <= 4 + 2 * 34)
         );
         assert_eq!((timeline.len(), timeline.is_empty()), (3, false));
+        // Where there is no room for columns.
+        let expected = "step  who       does
+   1  CPU 0     loads
+   2  migrator  sends a shootdown to
+                whoever may have a
+                translation
+   3  CPU 0     interrupt";
+        assert_eq!(timeline.in_width(36), expected);
+    }
+
+    #[test]
+    fn what_there_is_nothing_to_tell_of_is_no_step() {
+        let titles = ["at the end", "CPU 0", "migrator"].map(str::to_owned);
+        let event = |actor, text: Option<&str>| Event {
+            actor,
+            text: text.map(str::to_owned),
+        };
+        let events = vec![event(2, None), event(1, Some("loads"))];
+        let expected = "step  CPU 0\n   1  loads";
+        assert_eq!(Timeline::new(&titles, events).in_width(80), expected);
     }
 }

@@ -53,6 +53,15 @@ pub(super) struct Done {
     pub(super) took: Duration,
 }
 
+/// What came of those that were finished.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) done: Vec<Done>,
+    /// How many there were to be.
+    pub(super) of: usize,
+    pub(super) interrupted: bool,
+}
+
 /// Those under way, and what came of the others.
 #[derive(Debug, Default)]
 struct Board {
@@ -61,6 +70,7 @@ struct Board {
     done: Vec<(usize, Done)>,
     /// Orders of those that are done.
     orders: u64,
+    interrupted: bool,
 }
 
 #[derive(Debug)]
@@ -72,9 +82,10 @@ struct Running {
     patience: Option<Duration>,
 }
 
-/// Tries all of them, as many at a time as there are CPUs.
-pub(super) fn run(jobs: Vec<Job>) -> Result<Vec<Done>, CliError> {
-    let context = Context::start(jobs.len() as u64)?;
+/// Tries all of them, as many at a time as there are CPUs, until they are done or Ctrl-C.
+pub(super) fn run(jobs: Vec<Job>) -> Result<Finished, CliError> {
+    let of = jobs.len();
+    let context = Context::start(of as u64)?;
     // How long a case takes says nothing of the next, so nothing is said of the time left.
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} done, {elapsed}: {wide_msg}");
     if let Ok(style) = style {
@@ -93,10 +104,14 @@ pub(super) fn run(jobs: Vec<Job>) -> Result<Vec<Done>, CliError> {
         }
     });
     context.progress.finish_and_clear();
-    context.check()?;
-    let mut done = locked(&board).done.drain(..).collect::<Vec<_>>();
+    let board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut done = board.done;
     done.sort_by_key(|(number, _)| *number);
-    Ok(done.into_iter().map(|(_, done)| done).collect())
+    Ok(Finished {
+        done: done.into_iter().map(|(_, done)| done).collect(),
+        of,
+        interrupted: board.interrupted,
+    })
 }
 
 fn locked(board: &Mutex<Board>) -> std::sync::MutexGuard<'_, Board> {
@@ -108,6 +123,7 @@ fn watch(board: &Mutex<Board>, context: &Context) {
     let mut board = locked(board);
     if context.is_interrupted() {
         board.left.clear();
+        board.interrupted = true;
     }
     let mut orders = board.orders;
     for running in &board.running {
@@ -115,7 +131,7 @@ fn watch(board: &Mutex<Board>, context: &Context) {
         let late = running
             .patience
             .is_some_and(|most| running.since.elapsed() > most);
-        if late || context.is_interrupted() {
+        if late || board.interrupted {
             running.progress.stop();
         }
     }
@@ -155,7 +171,7 @@ fn work(board: &Mutex<Board>) {
             Task::Chance { first: seed, count } => step(None, Orders::Random { seed, count }, None),
             Task::Find(bug) => {
                 let first = step(Some(bug), Orders::Exhaustive, Some(PATIENCE));
-                if first.violation.is_some() {
+                if first.violation.is_some() || locked(board).interrupted {
                     first
                 } else {
                     let (seed, count) = (1, u64::MAX);
@@ -167,8 +183,10 @@ fn work(board: &Mutex<Board>) {
             }
         };
         let took = began.elapsed();
-        locked(board)
-            .done
-            .push((number, Done { job, verdict, took }));
+        let mut shared = locked(board);
+        // What was cut short says nothing.
+        if !shared.interrupted || verdict.complete || verdict.violation.is_some() {
+            shared.done.push((number, Done { job, verdict, took }));
+        }
     }
 }

@@ -5,13 +5,21 @@ use std::fmt::Write;
 use serde::{Serialize, Serializer};
 use transhume_model::{Timeline, Violation};
 
-use super::jobs::{Done, Task};
+use super::jobs::{Done, Finished, Task};
 use crate::table::{self, Column};
+
+/// How values are named.
+pub(super) const LEGEND: &str = "`2.1` is the first store of the second who acts, `first 2` what the second word held at first.";
 
 /// All that was found.
 #[derive(Debug, Serialize)]
 pub(super) struct Document {
     schema: u32,
+    /// Whether only those are here that were finished before Ctrl-C.
+    interrupted: bool,
+    /// How many there would be.
+    #[serde(skip)]
+    of: usize,
     /// Orders of the engine as it is, in all cases.
     orders: u64,
     cases: Vec<Row>,
@@ -69,14 +77,16 @@ struct Found {
 }
 
 impl Document {
-    pub(super) fn of(done: Vec<Done>) -> Self {
+    pub(super) fn of(finished: Finished) -> Self {
         let mut document = Self {
             schema: 1,
+            interrupted: finished.interrupted,
+            of: finished.of,
             orders: 0,
             cases: Vec::new(),
             known_bugs: Vec::new(),
         };
-        for Done { job, verdict, took } in done {
+        for Done { job, verdict, took } in finished.done {
             let seconds = took.as_secs_f64();
             if let Task::Find(bug) = job.task {
                 document.known_bugs.push(Found {
@@ -111,14 +121,19 @@ impl Document {
         document
     }
 
-    /// Whether nothing was violated and each bug was found.
+    /// Whether all was tried that was to be, nothing was violated and each bug was found.
     pub(super) fn is_clean(&self) -> bool {
-        self.cases.iter().all(|row| row.violation.is_none())
-            && self.known_bugs.iter().all(|bug| bug.found)
+        let right = |row: &Row| row.violation.is_none() && row.complete;
+        self.cases.iter().all(right) && self.known_bugs.iter().all(|bug| bug.found)
     }
 
-    pub(super) fn show(&self) -> String {
-        let width = table::width();
+    /// Whether Ctrl-C came before all were finished.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// All of it in `width` characters, but for commands to be copied.
+    pub(super) fn show(&self, width: usize) -> String {
         let mut text = String::new();
         if !self.cases.is_empty() {
             text.push_str(&table::figures(self.case_columns(), width));
@@ -136,8 +151,9 @@ impl Document {
                     timeline,
                 } = violated;
                 let name = row.name;
+                let what = table::fold(&format!("{name}: {what}"), width);
                 let timeline = timeline.in_width(width);
-                let _ = writeln!(text, "{name}: {what}\n\n{timeline}\n");
+                let _ = writeln!(text, "{what}\n\n{timeline}\n");
                 let again = format!("transhume check --case {name} --seed {seed}");
                 let _ = writeln!(text, "to see it again: {again}\n");
             }
@@ -147,34 +163,48 @@ impl Document {
             && let Some(seed) = &bug.seed
         {
             let again = format!("transhume check --bug {} --seed {seed}", bug.name);
-            let _ = writeln!(text, "to see it step by step: {again}");
+            let _ = writeln!(text, "to see it step by step: {again}\n");
         }
-        text.push_str(&self.summary());
+        let seen = self.cases.iter().any(|row| row.violation.is_some());
+        if seen || !self.known_bugs.is_empty() {
+            let _ = writeln!(text, "{}\n", table::fold(LEGEND, width));
+        }
+        let _ = writeln!(text, "{}", table::fold(&self.summary(), width));
         text
     }
 
     fn summary(&self) -> String {
-        let violated = self
-            .cases
-            .iter()
-            .filter(|row| row.violation.is_some())
-            .count();
-        let found = self.known_bugs.iter().filter(|bug| bug.found).count();
         let mut parts = Vec::new();
+        if self.interrupted {
+            let finished = self.cases.len() + self.known_bugs.len();
+            parts.push(format!("interrupted, {finished} of {} finished", self.of));
+        }
         if !self.cases.is_empty() {
-            parts.push(match violated {
-                0 => format!("{} orders, nothing violated", self.orders),
-                1 => format!("{} orders, one case violated", self.orders),
-                more => format!("{} orders, {more} cases violated", self.orders),
-            });
+            let cases = |wanted: fn(&Row) -> bool| {
+                let count = self.cases.iter().filter(|row| wanted(row)).count();
+                match count {
+                    1 => "one case".to_owned(),
+                    more => format!("{more} cases"),
+                }
+            };
+            let violated = |row: &Row| row.violation.is_some();
+            let left = |row: &Row| row.violation.is_none() && !row.complete;
+            let mut part = format!("{} orders, ", self.orders);
+            match self.cases.iter().any(violated) {
+                false => part.push_str("nothing violated"),
+                true => part.push_str(&format!("{} violated", cases(violated))),
+            }
+            if self.cases.iter().any(left) {
+                part.push_str(&format!(", {} not tried to the end", cases(left)));
+            }
+            parts.push(part);
         }
         if !self.known_bugs.is_empty() {
-            parts.push(format!(
-                "{found} of {} known bugs found",
-                self.known_bugs.len()
-            ));
+            let found = self.known_bugs.iter().filter(|bug| bug.found).count();
+            let bugs = self.known_bugs.len();
+            parts.push(format!("{found} of {bugs} known bugs found"));
         }
-        format!("{}\n", parts.join("; "))
+        parts.join("; ")
     }
 
     fn case_columns(&self) -> Vec<Column> {
@@ -209,7 +239,7 @@ impl Document {
                 3,
                 rows().map(|bug| format!("{:.2}", bug.seconds)),
             ),
-            Column::new("what is seen", 1, rows().map(|bug| cut(what(bug)))),
+            Column::new("what is seen", 1, rows().map(what)).of_text(),
         ]
     }
 }
@@ -229,11 +259,58 @@ fn verdict(row: &Row) -> &'static str {
     }
 }
 
-/// What fits beside the other columns of an ordinary terminal.
-fn cut(text: String) -> String {
-    const MOST: usize = 60;
-    match text.char_indices().nth(MOST) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text,
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use transhume_model::{Bug, Case, Verdict};
+
+    use super::super::jobs::Job;
+    use super::*;
+
+    fn done(task: Task, complete: bool) -> Done {
+        Done {
+            job: Job::new(&Case::ALL[0], task),
+            verdict: Verdict {
+                orders: 7,
+                given_up: 0,
+                complete,
+                violation: None,
+            },
+            took: Duration::from_millis(5),
+        }
+    }
+
+    fn document(done: Vec<Done>, interrupted: bool) -> Document {
+        Document::of(Finished {
+            done,
+            of: 3,
+            interrupted,
+        })
+    }
+
+    #[test]
+    fn what_was_not_tried_to_the_end_is_not_clean() {
+        let whole = document(vec![done(Task::All, true)], false);
+        assert!(whole.is_clean());
+        assert_eq!(whole.summary(), "7 orders, nothing violated");
+        let tried = vec![done(Task::All, true), done(Task::All, false)];
+        let left = document(tried, false);
+        assert!(!left.is_clean());
+        let said = "14 orders, nothing violated, one case not tried to the end";
+        assert_eq!(left.summary(), said);
+        assert!(left.show(80).contains("not all tried"));
+        let bug = document(vec![done(Task::Find(Bug::NoShootdown), false)], false);
+        assert!(!bug.is_clean());
+        assert_eq!(bug.summary(), "0 of 1 known bugs found");
+    }
+
+    #[test]
+    fn what_was_finished_before_ctrl_c_is_said() {
+        let some = document(vec![done(Task::All, true)], true);
+        let said = "interrupted, 1 of 3 finished; 7 orders, nothing violated";
+        assert_eq!(some.summary(), said);
+        let none = document(Vec::new(), true);
+        assert_eq!(none.show(80), "interrupted, 0 of 3 finished\n");
     }
 }

@@ -44,7 +44,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 35] = [
+    let cases: [(&str, Needs, fn()); 37] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -84,6 +84,16 @@ fn main() {
             "an_order_is_seen_again",
             Needs::Nothing,
             checks::an_order_is_seen_again,
+        ),
+        (
+            "all_that_is_checked_is_named",
+            Needs::Nothing,
+            checks::all_that_is_checked_is_named,
+        ),
+        (
+            "what_was_finished_before_ctrl_c_is_kept",
+            Needs::Nothing,
+            checks::what_was_finished_before_ctrl_c_is_kept,
         ),
         (
             "what_cannot_be_checked_is_refused",

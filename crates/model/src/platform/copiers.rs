@@ -298,9 +298,7 @@ impl transhume_engine::Swapper<SwapJob> for Swapper {
             self.actor.may_panic();
             let frame = job.a;
             // Where a call may fail it may leave a pair untouched.
-            let leaves = self
-                .actor
-                .step(Act::References { frame }, |step| step.fails());
+            let leaves = self.actor.step(Act::Answer { frame }, |step| step.fails());
             if leaves != Some(true) {
                 swap_job(&self.actor, *job);
                 *answer = SwapAnswer::Swapped;

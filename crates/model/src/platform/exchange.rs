@@ -31,7 +31,7 @@ impl Exchange for Migrator {
             if self.actor.look(|machine| machine.failures > 0) {
                 for one in [&mut *a, &mut *b] {
                     let frame = one.held.source;
-                    let act = Act::References { frame };
+                    let act = Act::Answer { frame };
                     let refused = self.actor.step(act, |step| step.refuses(Why::Again));
                     if let Some(why) = refused.flatten() {
                         self.fail(one, Stage::Reserve, why);

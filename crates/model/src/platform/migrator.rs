@@ -174,6 +174,7 @@ impl Migrator {
         let refused = self.actor.step(Act::References { frame }, |step| {
             let state = &step.machine.frames[frame];
             let (references, pins) = (state.references, state.pins);
+            step.note(|| somebody(references > 0));
             if references > 0 && pins == 0 {
                 step.machine.violated(format!(
                     "page {} stays as pinned, though only a fault that waits for it refers to frame {frame}",
@@ -193,9 +194,18 @@ impl Migrator {
     }
 }
 
+/// What is answered to who asks who refers to a frame.
+pub(super) fn somebody(does: bool) -> String {
+    if does { "somebody" } else { "nobody" }.to_owned()
+}
+
 /// A shootdown, until all have acknowledged it.
 pub(crate) fn flush(actor: &Actor, spaces: &[SpaceId]) {
-    let sent = actor.step(Act::Send, |step| step.machine.send(spaces));
+    let sent = actor.step(Act::Send, |step| {
+        let number = step.machine.send(spaces);
+        step.note(|| format!("number {number}"));
+        number
+    });
     if let Some(flush) = sent {
         if actor.id == crate::actor::STAGE {
             actor.change(Machine::interrupt_all);

@@ -239,7 +239,7 @@ impl Platform for Migrator {
             self.actor.may_panic();
             let frame = entry.held.source;
             // The call answers for each folio; one may have failed.
-            let act = Act::References { frame };
+            let act = Act::Answer { frame };
             let refused = self.actor.step(act, |step| step.refuses(Why::Again));
             if let Some(why) = refused.flatten() {
                 self.fail(entry, Stage::Shootdown, why);
@@ -259,7 +259,9 @@ impl Platform for Migrator {
         let frame = held.source;
         let alone = self.actor.step(Act::References { frame }, |step| {
             // Somebody may refer to it for a moment.
-            step.machine.frames[frame].references == 0 && !step.fails()
+            let alone = step.machine.frames[frame].references == 0 && !step.fails();
+            step.note(|| migrator::somebody(!alone));
+            alone
         });
         alone.unwrap_or(true)
     }

@@ -62,6 +62,11 @@ impl Role {
         matches!(self, Self::Interrupts { .. } | Self::Device { .. })
     }
 
+    /// Whether it is what a CPU or a device does, one thing after the other whoever wants it done.
+    pub(crate) fn is_hardware(&self) -> bool {
+        matches!(self, Self::Program { .. } | Self::Prefetch { .. }) || self.serves()
+    }
+
     /// Who it is: the head of its column in a timeline.
     pub(crate) fn title(&self) -> String {
         match self {
@@ -125,7 +130,12 @@ impl Role {
             Self::ChangeCopier => bystander::changes_copier(actor),
             Self::Interrupts { cpu } => {
                 while actor
-                    .step(Act::Interrupt { cpu }, |step| step.machine.interrupt(cpu))
+                    .step(Act::Interrupt { cpu }, |step| {
+                        if let Some(&flush) = step.machine.cpus[cpu].inbox.front() {
+                            step.note(|| format!("flushes its TLB for shootdown {flush}"));
+                        }
+                        step.machine.interrupt(cpu);
+                    })
                     .is_some()
                 {}
             }
