@@ -104,7 +104,12 @@ pub(crate) fn run(args: &Predict) -> Result<(), CliError> {
 /// By how much a prediction is off, and whether that is too much.
 fn off(by: f64) -> String {
     let wrong = if is_near(by) { "" } else { " *" };
-    format!("{:+.1} %{wrong}", by * 100.0)
+    format!("{}{wrong}", percent(by))
+}
+
+/// A part of something, as so many per cent more or less than it.
+fn percent(by: f64) -> String {
+    format!("{:+.1} %", by * 100.0)
 }
 
 /// Whether that is not too much.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use transhume_model as model;
 
-use super::{costs, off};
+use super::{costs, off, percent};
 use crate::error::CliError;
 use crate::table::{Column, figures, fold, width};
 
@@ -25,6 +25,8 @@ struct Machine {
     /// Cells that no cost is derived from.
     predicted: usize,
     within_a_quarter: usize,
+    /// Those of them that are so only of a figure that would have been rounded to the published one.
+    only_by_rounding: usize,
 }
 
 /// What won where, and whether it does here.
@@ -32,6 +34,9 @@ struct Machine {
 struct Shape {
     says: &'static str,
     holds: bool,
+    /// How many plans are compared, and how many of them no cost is derived from.
+    plans: usize,
+    predicted: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,11 +50,15 @@ struct Cell {
     what: String,
     unit: &'static str,
     published: f64,
-    /// How coarse that is: what it is off by is counted from the end of this.
+    /// How coarse that is: half of the unit of its last digit.
     rounded_by: f64,
     predicted: f64,
+    /// From what was published, whatever it was rounded from.
     off_by: f64,
+    /// Of what was published, or of a figure that would have been rounded to it.
     within_a_quarter: bool,
+    /// Whether it is so only of a figure that would have been rounded to it.
+    only_by_rounding: bool,
     /// The cost that is derived from it, so that it predicts nothing.
     calibrates: Option<&'static str>,
 }
@@ -89,18 +98,25 @@ fn machine(machine: model::Published) -> Result<Machine, CliError> {
         predicted,
         off_by: cell.off_by(predicted),
         within_a_quarter: cell.is_met_by(predicted),
+        only_by_rounding: cell.is_met_by_rounding(predicted),
         calibrates: cell.calibrates,
     };
     let told = machine.reproduce().map_err(failed)?;
-    let shape = |(shape, holds): (&model::Shape, bool)| Shape {
-        says: shape.says,
-        holds,
+    let shape = |(shape, holds): (&model::Shape, bool)| {
+        let (predicted, plans) = machine.predicted_of(shape);
+        Shape {
+            says: shape.says,
+            holds,
+            plans,
+            predicted,
+        }
     };
     let cells: Vec<Cell> = machine.cells.iter().zip(told.cells).map(cell).collect();
     let predicted = || cells.iter().filter(|cell| cell.calibrates.is_none());
     Ok(Machine {
         predicted: predicted().count(),
         within_a_quarter: predicted().filter(|cell| cell.within_a_quarter).count(),
+        only_by_rounding: predicted().filter(|cell| cell.only_by_rounding).count(),
         name: machine.name,
         about: machine.about,
         shapes: machine.shapes.iter().zip(told.shapes).map(shape).collect(),
@@ -139,6 +155,7 @@ fn show(published: &Published) -> String {
             column("predicted", 0, &|cell| figure(cell.predicted)),
             column("off by", 0, &|cell| match cell.calibrates {
                 Some(cost) => format!("gives {cost}"),
+                None if cell.only_by_rounding => format!("{} ~", percent(cell.off_by)),
                 None => off(cell.off_by),
             }),
         ];
@@ -147,9 +164,18 @@ fn show(published: &Published) -> String {
             width,
         ));
         text.push_str(&format!("\n{}", figures(columns, width)));
-        for Shape { says, holds } in &machine.shapes {
-            let holds = if *holds { "so here" } else { "not so here *" };
-            text.push_str(&fold(&format!("Published: {says}: {holds}."), width));
+        for shape in &machine.shapes {
+            let says = shape.says;
+            let holds = if shape.holds {
+                "so here"
+            } else {
+                "not so here *"
+            };
+            let given = match shape.plans - shape.predicted {
+                0 => String::new(),
+                given => format!(", where {given} of the {} rates give costs", shape.plans),
+            };
+            text.push_str(&fold(&format!("Published: {says}: {holds}{given}."), width));
             text.push('\n');
         }
         for CostFrom { cost, from } in &machine.costs_from {
@@ -168,10 +194,13 @@ fn show(published: &Published) -> String {
         format!("{name} {within_a_quarter} of {predicted}")
     };
     let within: Vec<String> = published.machines.iter().map(within).collect();
+    let machines = published.machines.iter();
+    let by_rounding: usize = machines.map(|machine| machine.only_by_rounding).sum();
     text.push_str(&fold(
         &format!(
-            "Cells from which no cost is derived and that are within 25 %: {}; * is off by more. A cell that gives a \
-             cost predicts nothing.",
+            "Cells from which no cost is derived and that are within 25 %: {}; * is off by more. {by_rounding} of them \
+             only so, ~, that what was published is coarse: they are within 25 % of a figure that would have been \
+             rounded to it. A cell that gives a cost predicts nothing.",
             within.join(", ")
         ),
         width,
