@@ -35,7 +35,7 @@ struct Document {
 #[serde(untagged)]
 enum Answer {
     Tables(tables::Tables),
-    Bench { bench: Vec<held_against::Held> },
+    Bench(held_against::Comparison),
     Published(published::Published),
 }
 
@@ -64,14 +64,16 @@ pub(crate) fn run(args: &Predict) -> Result<(), CliError> {
         // What cannot be read is refused before anything is measured.
         let measured = args.bench.as_deref().map(held_against::read).transpose()?;
         let mut from = costs::of(args)?;
-        let mut text = format!("{}\n\n", fold(&from.describe(), width()));
+        let mut text = String::new();
         let answer = match measured {
             Some(measured) => {
-                let held = held_against::hold(&measured, args, &mut from)?;
-                text.push_str(&held_against::show(&held));
-                Answer::Bench { bench: held }
+                let comparison = held_against::hold(measured, args, &mut from)?;
+                text.push_str(&comparison.describe_costs(&from));
+                text.push_str(&held_against::show(&comparison));
+                Answer::Bench(comparison)
             }
             None => {
+                text.push_str(&format!("{}\n\n", fold(&from.describe(), width())));
                 let tables = tables::make(args, &from.costs)?;
                 if tables.app_threads > 0 && from.costs.ipi_ns <= 0.0 {
                     let what = "by these costs interrupts take no time, since nobody has said what they take, so \

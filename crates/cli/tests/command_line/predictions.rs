@@ -262,6 +262,12 @@ pub(crate) fn what_bench_measured_is_held_against_what_is_predicted() {
         assert!((figure["off_by"].as_f64().unwrap() - off).abs() < 1e-9);
         assert!(row["shootdowns_per_page"]["off_by"].as_f64().unwrap().abs() < 1e-9);
     }
+    // The costs of the file are those that were used, and every row is accounted for.
+    assert_eq!(document["bench_costs"][0]["costs"], document["costs"]);
+    assert_eq!(document["bench_costs"][0]["from_rows"], Value::Null);
+    let left_out = document["not_compared"].as_array().unwrap().iter();
+    let left_out = left_out.map(|why| why["rows"].as_u64().unwrap());
+    assert_eq!(left_out.collect::<Vec<_>>(), [1, 1]);
     let shown = text(&transhume(&args).stdout);
     assert!(
         shown.contains("Of 2 rows from which no cost is derived"),
