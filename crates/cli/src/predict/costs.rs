@@ -7,6 +7,7 @@ use transhume_model::{Costs, Published};
 
 use super::measure;
 use crate::args::Predict;
+use crate::context::Context;
 use crate::error::CliError;
 use crate::table::{micro, short};
 
@@ -23,7 +24,7 @@ struct File {
     costs: Costs,
 }
 
-pub(super) fn of(args: &Predict) -> Result<From, CliError> {
+pub(super) fn of(args: &Predict, context: &Context) -> Result<From, CliError> {
     let given = |costs, from| From {
         costs,
         from,
@@ -33,9 +34,14 @@ pub(super) fn of(args: &Predict) -> Result<From, CliError> {
         (Some(path), _) => Ok(given(read(path)?, format!("{}", path.display()))),
         (None, Some(name)) => {
             let machine = named(name)?;
-            Ok(given(machine.costs, machine.about.to_owned()))
+            let assumed = machine.assumed.iter();
+            let notices = assumed.map(|(cost, what)| format!("{cost} is assumed: {what}"));
+            Ok(From {
+                notices: notices.collect(),
+                ..given(machine.costs, machine.about.to_owned())
+            })
         }
-        (None, None) => measure::costs(),
+        (None, None) => measure::costs(context),
     }
 }
 

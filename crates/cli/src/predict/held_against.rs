@@ -272,10 +272,12 @@ fn used(rows: &[Row], args: &Predict, here: &Costs) -> Vec<Used> {
     used
 }
 
+/// `check` is asked before each simulation whether to go on.
 pub(super) fn hold(
     measured: Measured,
     args: &Predict,
     from: &mut From,
+    check: &dyn Fn() -> Result<(), CliError>,
 ) -> Result<Comparison, CliError> {
     let Measured {
         cpus,
@@ -303,6 +305,7 @@ pub(super) fn hold(
         let used = bench_costs.iter().find(|used| used.bench == row.bench);
         let costs = used.map_or(&from.costs, |used| &used.costs);
         let from_rows = used.and_then(|used| used.from_rows);
+        check()?;
         let told = simulate(&plan, costs)?;
         let first = told
             .first_folio
@@ -503,7 +506,7 @@ mod tests {
             row("4k", 512, 1, 1.1e6),
         ]);
         let mut from = from();
-        let told = hold(measured, &args(), &mut from).unwrap();
+        let told = hold(measured, &args(), &mut from, &|| Ok(())).unwrap();
         assert!(from.notices.is_empty());
         // The costs that are used are told, and they are not those of the machine at hand.
         let [used] = &told.bench_costs[..] else {
@@ -549,7 +552,7 @@ mod tests {
     fn without_the_rows_for_it_costs_stay_and_it_says_so() {
         let measured = measured(&[row("4k", 8, 1, 2e5)]);
         let mut from = from();
-        let told = hold(measured, &args(), &mut from).unwrap();
+        let told = hold(measured, &args(), &mut from, &|| Ok(())).unwrap();
         assert!(!told.bench[0].calibrates);
         assert_eq!(from.notices.len(), 1);
         // Then the costs that were measured are the ones that are used.
@@ -586,7 +589,7 @@ mod tests {
                 (1, "this version's bench writes other rows"),
             ]
         );
-        let told = hold(measured, &args(), &mut from()).unwrap();
+        let told = hold(measured, &args(), &mut from(), &|| Ok(())).unwrap();
         let shown = show(&told);
         for what in ["1 of 7 rows", "2 (copied by another than memcpy)"] {
             assert!(shown.contains(what), "{what}: {shown}");

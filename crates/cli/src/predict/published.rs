@@ -20,6 +20,8 @@ struct Machine {
     about: &'static str,
     costs: model::Costs,
     costs_from: Vec<CostFrom>,
+    /// Costs that nobody has published.
+    assumed: Vec<CostFrom>,
     cells: Vec<Cell>,
     shapes: Vec<Shape>,
     /// Cells that no cost is derived from.
@@ -84,7 +86,7 @@ pub(super) fn reproduce(name: Option<&str>) -> Result<(Published, String), CliEr
             .collect(),
         machines,
     };
-    let text = show(&published);
+    let text = show(&published, width());
     Ok((published, text))
 }
 
@@ -112,6 +114,10 @@ fn machine(machine: model::Published) -> Result<Machine, CliError> {
         }
     };
     let cells: Vec<Cell> = machine.cells.iter().zip(told.cells).map(cell).collect();
+    let costs_from = |costs: &[(&'static str, &'static str)]| {
+        let costs = costs.iter();
+        costs.map(|&(cost, from)| CostFrom { cost, from }).collect()
+    };
     let predicted = || cells.iter().filter(|cell| cell.calibrates.is_none());
     Ok(Machine {
         predicted: predicted().count(),
@@ -120,11 +126,8 @@ fn machine(machine: model::Published) -> Result<Machine, CliError> {
         name: machine.name,
         about: machine.about,
         shapes: machine.shapes.iter().zip(told.shapes).map(shape).collect(),
-        costs_from: machine
-            .derived
-            .iter()
-            .map(|&(cost, from)| CostFrom { cost, from })
-            .collect(),
+        costs_from: costs_from(&machine.derived),
+        assumed: costs_from(&machine.assumed),
         costs: machine.costs,
         cells,
     })
@@ -140,30 +143,40 @@ fn figure(figure: f64) -> String {
     }
 }
 
-fn show(published: &Published) -> String {
-    let width = width();
+fn show(published: &Published, width: usize) -> String {
     let mut text = String::new();
     for machine in &published.machines {
         let cells = &machine.cells;
         let column = |header: &'static str, rank, cell: &dyn Fn(&Cell) -> String| {
             Column::new(header, rank, cells.iter().map(cell))
         };
-        let columns = vec![
-            column("what", 0, &|cell| cell.what.clone()),
-            column("unit", 0, &|cell| cell.unit.to_owned()),
-            column("published", 0, &|cell| figure(cell.published)),
-            column("predicted", 0, &|cell| figure(cell.predicted)),
-            column("off by", 0, &|cell| match cell.calibrates {
-                Some(cost) => format!("gives {cost}"),
-                None if cell.only_by_rounding => format!("{} ~", percent(cell.off_by)),
-                None => off(cell.off_by),
-            }),
-        ];
+        let columns = |what: usize| {
+            vec![
+                column("what", 0, &|cell| fold(&cell.what, what)),
+                column("unit", 0, &|cell| cell.unit.to_owned()),
+                column("published", 0, &|cell| figure(cell.published)),
+                column("predicted", 0, &|cell| figure(cell.predicted)),
+                column("off by", 0, &|cell| match cell.calibrates {
+                    Some(cost) => format!("gives {cost}"),
+                    None if cell.only_by_rounding => format!("{} ~", percent(cell.off_by)),
+                    None => off(cell.off_by),
+                }),
+            ]
+        };
+        // Where there is no room for all of it what was done is told in several lines.
+        let longest = |text: &str| text.lines().map(|line| line.chars().count()).max();
+        let table = figures(columns(usize::MAX), width);
+        let over = longest(&table).unwrap_or(0).saturating_sub(width);
+        let what = cells.iter().filter_map(|cell| longest(&cell.what)).max();
+        let table = match what {
+            Some(what) if over > 0 => figures(columns(what.saturating_sub(over).max(12)), width),
+            _ => table,
+        };
         text.push_str(&fold(
             &format!("{}: {}", machine.name, machine.about),
             width,
         ));
-        text.push_str(&format!("\n{}", figures(columns, width)));
+        text.push_str(&format!("\n{table}"));
         for shape in &machine.shapes {
             let says = shape.says;
             let holds = if shape.holds {
@@ -180,6 +193,10 @@ fn show(published: &Published) -> String {
         }
         for CostFrom { cost, from } in &machine.costs_from {
             text.push_str(&fold(&format!("{cost}: {from}"), width));
+            text.push('\n');
+        }
+        for CostFrom { cost, from } in &machine.assumed {
+            text.push_str(&fold(&format!("{cost}, assumed: {from}"), width));
             text.push('\n');
         }
         text.push('\n');
@@ -211,4 +228,22 @@ fn show(published: &Published) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+
+    #[test]
+    fn it_fits_a_narrow_terminal() {
+        let (published, _) = reproduce(None).unwrap();
+        for width in [80, 120, 160] {
+            let text = show(&published, width);
+            let mut lines = text.lines();
+            let wide = lines.find(|line| line.chars().count() > width);
+            assert_eq!(wide, None, "{width}");
+        }
+    }
 }

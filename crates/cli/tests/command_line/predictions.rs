@@ -157,8 +157,45 @@ pub(crate) fn costs_go_out_and_come_in_again() {
         "app loses",
         "threads:4",
         "up to 512",
+        "Deferral is held against no measurement",
     ] {
         assert!(shown.contains(what), "{what}: {shown}");
+    }
+}
+
+pub(crate) fn what_nobody_has_measured_is_told() {
+    let notices = |args: &[&str]| {
+        let document = predicted(&[&["--pages", "8"], args].concat());
+        document["notices"].to_string()
+    };
+    let further = "as long as to one";
+    assert!(!notices(&["--cpus", "2"]).contains(further));
+    let many = notices(&["--cpus", "8", "--app-threads", "5"]);
+    assert!(
+        many.contains("a shootdown to 5 CPUs takes as long as to one"),
+        "{many}"
+    );
+    // Somebody who says what it takes is believed.
+    let folder = tempfile::tempdir().unwrap();
+    let mut document = predicted(&["--pages", "8"]);
+    document["costs"]["next_ipi_ns"] = json!(50.0);
+    let path = write(&folder.path().join("costs.json"), &document);
+    let many = ["predict", "--costs", &path, "--pages", "8", "--cpus", "8"];
+    let told = json(&[&many[..], &["--json", "-"]].concat());
+    assert!(!told["notices"].to_string().contains(further), "{told}");
+    for machine in ["offload", "fast-copy", "batch-flush"] {
+        let args = [
+            "predict",
+            "--machine",
+            machine,
+            "--pages",
+            "8",
+            "--cpus",
+            "2",
+        ];
+        let output = transhume(&args);
+        let said = text(&output.stderr);
+        assert!(said.contains("access_ns is assumed: 100 ns"), "{said}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! \[batch-flush\]: one shootdown for a batch in place of one for each page.
 
-use super::{BASE, Cell, Figure, Published, ns, offload};
+use super::{BASE, Cell, Figure, NO_PROGRAM, Published, ns, offload};
 use crate::costs::Costs;
 use crate::timed::Plan;
 
@@ -51,6 +51,7 @@ pub(super) fn machine() -> Published {
             simulated",
         costs,
         derived,
+        assumed: vec![NO_PROGRAM],
         cells: vec![
             cell(Figure::MorePages, MORE_PAGES).calibrates("ipi_ns"),
             // Any batch has nearly all of them fewer, so what is compared is what is left.

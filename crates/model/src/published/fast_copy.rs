@@ -1,6 +1,6 @@
 //! \[fast-copy\]: huge pages copied by several threads.
 
-use super::{Cell, Figure, HUGE, Published, Shape, Speed, alone, ns, rate};
+use super::{Cell, Figure, HUGE, NO_PROGRAM, Published, Shape, Speed, alone, ns, rate};
 use crate::costs::Costs;
 use crate::timed::{CopyBy, Plan};
 
@@ -101,6 +101,7 @@ pub(super) fn machine() -> Published {
             eight that share each page, or by the DMA engine",
         costs,
         derived,
+        assumed: vec![NO_PROGRAM],
         cells,
         shapes,
     }

@@ -23,6 +23,8 @@ pub struct Published {
     /// Where each of the costs comes from that matter for its cells: the name of the cost, and from what it is
     /// derived.
     pub derived: Vec<(&'static str, &'static str)>,
+    /// Costs that nobody has published and that it cannot do without: the name of the cost, and what is assumed of it.
+    pub assumed: Vec<(&'static str, &'static str)>,
     /// What was measured.
     pub cells: Vec<Cell>,
     /// What wins where, whatever the figures.
@@ -363,6 +365,12 @@ impl Speed {
     }
 }
 
+/// What is assumed of programs where none was published.
+const NO_PROGRAM: (&str, &str) = (
+    "access_ns",
+    "100 ns, and that interrupts and waiting take a program nothing: no program at work was published there",
+);
+
 /// A request of so many folios in one batch, by who migrates alone on a machine of two nodes.
 fn alone(folios: usize, order: u8, copier: CopyBy) -> Plan {
     Plan {
@@ -437,6 +445,13 @@ mod tests {
                 .iter()
                 .filter(|cell| cell.calibrates.is_none());
             assert!(predictions.count() > 0, "{}", machine.name);
+            // A program has a speed, and somebody has said which or nobody has.
+            let mut told = machine.derived.iter().chain(&machine.assumed);
+            assert!(
+                told.any(|(name, _)| *name == "access_ns"),
+                "{}",
+                machine.name
+            );
             let used = machine.cells.iter().filter_map(|cell| cell.calibrates);
             for cost in used {
                 let told = machine.derived.iter().any(|(name, _)| *name == cost);

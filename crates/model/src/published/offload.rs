@@ -1,6 +1,6 @@
 //! \[offload\]: batched copies by threads and by a DMA engine.
 
-use super::{BASE, Cell, Figure, HUGE, Published, Shape, Speed, alone, ns, rate};
+use super::{BASE, Cell, Figure, HUGE, NO_PROGRAM, Published, Shape, Speed, alone, ns, rate};
 use crate::costs::Costs;
 use crate::timed::{CopyBy, Plan};
 
@@ -159,6 +159,7 @@ pub(super) fn machine() -> Published {
             8 kernel threads or by 16 channels of a DMA engine, a folio never shared among them",
         costs: costs(),
         derived,
+        assumed: vec![NO_PROGRAM],
         cells,
         shapes: shapes(),
     }
