@@ -349,8 +349,15 @@ impl Comparison {
         if !self.bench_costs.iter().all(derived) {
             text.push_str(&format!("{}\n\n", fold(&from.describe(), width())));
         }
-        for Used { bench, costs, .. } in self.bench_costs.iter().filter(|used| derived(used)) {
-            let whose = format!("the table {bench}, from two of its rows or of another's");
+        for used in &self.bench_costs {
+            let Some(row) = used.from_rows.and_then(|[one, _]| self.bench.get(one)) else {
+                continue;
+            };
+            let Used { bench, costs, .. } = used;
+            let whose = format!(
+                "the table {bench}, from the rows of {} with 1 and with 512 pages of 4k a batch",
+                row.bench
+            );
             text.push_str(&format!("{}\n\n", fold(&describe(costs, &whose), width())));
         }
         if self.bench_costs.iter().any(derived) {

@@ -215,10 +215,15 @@ fn show(published: &Published, width: usize) -> String {
     let by_rounding: usize = machines.map(|machine| machine.only_by_rounding).sum();
     text.push_str(&fold(
         &format!(
-            "Cells from which no cost is derived and that are within 25 %: {}; * is off by more. {by_rounding} of them \
-             only so, ~, that what was published is coarse: they are within 25 % of a figure that would have been \
-             rounded to it. A cell that gives a cost predicts nothing.",
-            within.join(", ")
+            "Cells from which no cost is derived and that are within 25 %: {}; * is off by more.{} A cell that gives a cost predicts nothing.",
+            within.join(", "),
+            match by_rounding {
+                0 => String::new(),
+                count => format!(
+                    " {count} of them only since what was published is coarse, ~: within 25 % of a figure that would \
+                     have been rounded to it."
+                ),
+            }
         ),
         width,
     ));

@@ -29,7 +29,7 @@ pub(super) struct Tables {
 /// What a prediction of deferral leaves out.
 const DEFERRAL_ASSUMES: &str = "Deferral is held against no measurement. Shootdowns are counted here when they are \
     asked for, and a machine counts those for which a CPU was found at work: a settlement makes threads wait, whose CPUs \
-    are asked no more, so bench defer has seen fewer shootdowns deferred of anonymous memory where more are predicted. \
+    are asked no more, so bench defer has seen fewer shootdowns deferred of anonymous memory where more may be predicted. \
     Pages go one way, once, and wait for the limit or the end; there they go to and fro, rest in between and settle at \
     once. Where it matters, believe bench defer.";
 

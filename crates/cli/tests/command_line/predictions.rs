@@ -252,6 +252,7 @@ pub(crate) fn what_others_measured_is_held_against_what_is_predicted() {
         "gives handler_ns",
         "within 25 %",
         "Not reproduced",
+        "what was published is coarse",
         " *\n",
     ] {
         assert!(shown.contains(what), "{what}: {shown}");

@@ -368,7 +368,7 @@ impl Speed {
 /// What is assumed of programs where none was published.
 const NO_PROGRAM: (&str, &str) = (
     "access_ns",
-    "100 ns, and that interrupts and waiting take a program nothing: no program at work was published there",
+    "100 ns, and that an interrupt and being woken take a program nothing: none at work was published there",
 );
 
 /// A request of so many folios in one batch, by who migrates alone on a machine of two nodes.
