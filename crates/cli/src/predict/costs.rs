@@ -7,6 +7,7 @@ use transhume_model::{Costs, Published};
 
 use super::measure;
 use crate::args::Predict;
+use crate::context::Context;
 use crate::error::CliError;
 use crate::table::{micro, short};
 
@@ -23,7 +24,7 @@ struct File {
     costs: Costs,
 }
 
-pub(super) fn of(args: &Predict) -> Result<From, CliError> {
+pub(super) fn of(args: &Predict, context: &Context) -> Result<From, CliError> {
     let given = |costs, from| From {
         costs,
         from,
@@ -33,9 +34,14 @@ pub(super) fn of(args: &Predict) -> Result<From, CliError> {
         (Some(path), _) => Ok(given(read(path)?, format!("{}", path.display()))),
         (None, Some(name)) => {
             let machine = named(name)?;
-            Ok(given(machine.costs, machine.about.to_owned()))
+            let assumed = machine.assumed.iter();
+            let notices = assumed.map(|(cost, what)| format!("{cost} is assumed: {what}"));
+            Ok(From {
+                notices: notices.collect(),
+                ..given(machine.costs, machine.about.to_owned())
+            })
         }
-        (None, None) => measure::costs(),
+        (None, None) => measure::costs(context),
     }
 }
 
@@ -58,37 +64,41 @@ fn read(path: &Path) -> Result<Costs, CliError> {
 impl From {
     /// In a few lines.
     pub(super) fn describe(&self) -> String {
-        let costs = &self.costs;
-        let us = |ns: f64| format!("{} us", micro(ns / 1e3));
-        let ns = |ns: f64| format!("{} ns", micro(ns));
-        let rate = |rate: f64| format!("{}B/s", short(rate));
-        let mut parts = vec![
-            format!("a call {}", us(costs.call_ns)),
-            format!("a page table entry {}", ns(costs.entry_ns)),
-            format!("a folio {}", ns(costs.folio_ns)),
-            format!("a flush of a busy CPU {}", us(costs.ipi_ns)),
-            format!("which it loses {} by", us(costs.handler_ns)),
-            format!(
-                "copies {} by one CPU and {} by all",
-                rate(costs.copy_rate),
-                rate(costs.copy_limit)
-            ),
-        ];
-        if costs.away_ns > 0.0 {
-            parts.push(format!(
-                "something else has a CPU for {} at most",
-                us(costs.away_ns)
-            ));
-        }
-        if let Some(channel) = costs.channel_rate {
-            let all = rate(costs.channels_limit);
-            parts.push(format!("{} by a channel and {all} by all", rate(channel)));
-        }
-        if let Some(link) = costs.link_limit {
-            parts.push(format!("{} between nodes", rate(link)));
-        }
-        format!("Costs of {}: {}.", self.from, parts.join(", "))
+        describe(&self.costs, &self.from)
     }
+}
+
+/// Costs in a few lines, and whose they are.
+pub(super) fn describe(costs: &Costs, whose: &str) -> String {
+    let us = |ns: f64| format!("{} us", micro(ns / 1e3));
+    let ns = |ns: f64| format!("{} ns", micro(ns));
+    let rate = |rate: f64| format!("{}B/s", short(rate));
+    let mut parts = vec![
+        format!("a call {}", us(costs.call_ns)),
+        format!("a page table entry {}", ns(costs.entry_ns)),
+        format!("a folio {}", ns(costs.folio_ns)),
+        format!("a flush of a busy CPU {}", us(costs.ipi_ns)),
+        format!("which it loses {} by", us(costs.handler_ns)),
+        format!(
+            "copies {} by one CPU and {} by all",
+            rate(costs.copy_rate),
+            rate(costs.copy_limit)
+        ),
+    ];
+    if costs.away_ns > 0.0 {
+        parts.push(format!(
+            "something else has a CPU for {} at most",
+            us(costs.away_ns)
+        ));
+    }
+    if let Some(channel) = costs.channel_rate {
+        let all = rate(costs.channels_limit);
+        parts.push(format!("{} by a channel and {all} by all", rate(channel)));
+    }
+    if let Some(link) = costs.link_limit {
+        parts.push(format!("{} between nodes", rate(link)));
+    }
+    format!("Costs of {whose}: {}.", parts.join(", "))
 }
 
 #[cfg(test)]

@@ -7,17 +7,32 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use transhume_model::{CopyBy, Costs, Plan};
 
-use super::costs::From;
+use super::costs::{From, describe};
 use super::{is_near, off, simulate};
 use crate::args::Predict;
 use crate::error::CliError;
 use crate::table::{Column, figures, fold, micro, short, width};
 
-/// What `transhume bench --json` has written, as far as it is compared.
+/// What `transhume bench --json` has written.
 #[derive(Debug, Deserialize)]
-pub(super) struct Measured {
+struct File {
     machine: Machine,
     results: Vec<serde_json::Value>,
+}
+
+/// Of that what is compared, and what is not.
+#[derive(Debug)]
+pub(super) struct Measured {
+    cpus: usize,
+    rows: Vec<Row>,
+    not_compared: Vec<NotCompared>,
+}
+
+/// How many rows are not compared for a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct NotCompared {
+    rows: usize,
+    why: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -29,7 +44,6 @@ struct Machine {
 #[derive(Clone, Debug, Deserialize)]
 struct Row {
     bench: String,
-    backing: String,
     page_size: String,
     pages: usize,
     batch: usize,
@@ -47,6 +61,36 @@ struct Row {
 }
 
 impl Row {
+    /// The row, or why the simulated machine does not do what it is about: that moves anonymous memory in one piece,
+    /// copied by `memcpy` in one thread or several.
+    fn read(row: &serde_json::Value) -> Result<Self, String> {
+        let name = |field: &str| row[field].as_str().unwrap_or("unknown");
+        let bench = name("bench");
+        if !["flush", "copy", "batch"].contains(&bench) {
+            return Err(format!("bench {bench}"));
+        }
+        if name("backing") != "anonymous" {
+            return Err(format!("memory is {}", name("backing")));
+        }
+        let row = Self::deserialize(row)
+            .map_err(|_| "this version's bench writes other rows".to_owned())?;
+        let by_memcpy = row.copier == "memcpy"
+            || row.copier.starts_with("threads:") && row.copier.ends_with(":memcpy");
+        if !by_memcpy {
+            return Err("copied by another than memcpy".to_owned());
+        }
+        if row.mechanism == "move_pages" {
+            return Err("moved by move_pages".to_owned());
+        }
+        if row.stride != 1 {
+            return Err("pages are not side by side".to_owned());
+        }
+        if row.pins != "declared" {
+            return Err("pins are not declared".to_owned());
+        }
+        Ok(row)
+    }
+
     fn page_ns(&self) -> f64 {
         1e9 / self.pages_per_s
     }
@@ -101,8 +145,8 @@ pub(super) fn parse<T: DeserializeOwned>(path: &Path) -> Result<T, CliError> {
 }
 
 pub(super) fn read(path: &Path) -> Result<Measured, CliError> {
-    let measured: Measured = parse(path)?;
-    if measured.rows().is_empty() {
+    let measured = Measured::of(parse(path)?);
+    if measured.rows.is_empty() {
         return Err(CliError::Refused(format!(
             "{} has no results of anonymous memory by memcpy as this version's bench writes them, which is what can be \
              compared",
@@ -113,29 +157,45 @@ pub(super) fn read(path: &Path) -> Result<Measured, CliError> {
 }
 
 impl Measured {
-    /// What the simulated machine does too: anonymous memory in one piece, copied by `memcpy` in one
-    /// thread or several.
-    fn rows(&self) -> Vec<Row> {
-        let rows = self.results.iter();
-        let rows = rows.filter_map(|row| Row::deserialize(row).ok());
-        rows.filter(|row| {
-            let by_memcpy = row.copier == "memcpy"
-                || row.copier.starts_with("threads:") && row.copier.ends_with(":memcpy");
-            ["flush", "copy", "batch"].contains(&row.bench.as_str())
-                && row.backing == "anonymous"
-                && row.stride == 1
-                && row.pins == "declared"
-                && row.mechanism != "move_pages"
-                && by_memcpy
-        })
-        .collect()
+    fn of(file: File) -> Self {
+        let mut measured = Self {
+            cpus: file.machine.cpus,
+            rows: Vec::new(),
+            not_compared: Vec::new(),
+        };
+        for row in &file.results {
+            match Row::read(row) {
+                Ok(row) => measured.rows.push(row),
+                Err(why) => {
+                    let mut known = measured.not_compared.iter_mut();
+                    match known.find(|known| known.why == why) {
+                        Some(known) => known.rows += 1,
+                        None => measured.not_compared.push(NotCompared { rows: 1, why }),
+                    }
+                }
+            }
+        }
+        measured
     }
 }
 
-/// Costs by which two rows come out right, and which rows those are.
-struct Calibrated {
+/// The costs by which the rows of a table are predicted.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Used {
+    /// The table.
+    bench: String,
     costs: Costs,
-    rows: [usize; 2],
+    /// The rows that come out right by them, counted from zero among those compared; none where the costs are not
+    /// derived from the benchmark.
+    from_rows: Option<[usize; 2]>,
+}
+
+/// All that is held against the benchmark.
+#[derive(Debug, Serialize)]
+pub(super) struct Comparison {
+    bench: Vec<Held>,
+    bench_costs: Vec<Used>,
+    not_compared: Vec<NotCompared>,
 }
 
 /// The costs by which the rows of `table` come out right that have 1 and 512 pages of 4 KiB a batch, and what the
@@ -143,7 +203,7 @@ struct Calibrated {
 /// a machine that others use is a slower one at another time, and variants of a table take turns. What a benchmark does
 /// not tell, how the time of a call is divided and what waking takes, is as it was measured here. The first of several
 /// such rows counts.
-fn calibrate(rows: &[Row], table: &str, copies: &str, here: &Costs) -> Option<Calibrated> {
+fn calibrate(rows: &[Row], table: &str, copies: &str, here: &Costs) -> Option<(Costs, [usize; 2])> {
     let find = |batch| {
         let wanted = |row: &Row| {
             row.bench == table && row.page_size == "4k" && row.batch == batch && row.threads == 1
@@ -186,23 +246,46 @@ fn calibrate(rows: &[Row], table: &str, copies: &str, here: &Costs) -> Option<Ca
     costs.far_ipi_ns *= scale;
     costs.handler_ns = one.lost_ns() / asked;
     costs.access_ns = 1e9 / one.app_alone_ops_per_s;
-    Some(Calibrated { costs, rows: found })
+    Some((costs, found))
 }
 
+/// The costs of each table, by the rows of its own, or of the first of two others that has them.
+fn used(rows: &[Row], args: &Predict, here: &Costs) -> Vec<Used> {
+    let mut used: Vec<Used> = Vec::new();
+    for Row { bench, .. } in rows {
+        if used.iter().any(|known| known.bench == *bench) {
+            continue;
+        }
+        let tables = [bench.as_str(), "flush", "batch"];
+        let mut tables = tables.iter().filter(|_| args.costs.is_none());
+        let own = tables.find_map(|table| calibrate(rows, table, bench, here));
+        let (costs, from_rows) = match own {
+            Some((costs, rows)) => (costs, Some(rows)),
+            None => (here.clone(), None),
+        };
+        used.push(Used {
+            bench: bench.clone(),
+            costs,
+            from_rows,
+        });
+    }
+    used
+}
+
+/// `check` is asked before each simulation whether to go on.
 pub(super) fn hold(
-    measured: &Measured,
+    measured: Measured,
     args: &Predict,
     from: &mut From,
-) -> Result<Vec<Held>, CliError> {
-    let rows = measured.rows();
-    let cpus = measured.machine.cpus;
-    let calibrated = |table: &str| {
-        let tables = [table, "flush", "batch"];
-        let mut tables = tables.iter().filter(|_| args.costs.is_none());
-        tables.find_map(|other| calibrate(&rows, other, table, &from.costs))
-    };
-    let mut without = false;
-    let mut held = Vec::new();
+    check: &dyn Fn() -> Result<(), CliError>,
+) -> Result<Comparison, CliError> {
+    let Measured {
+        cpus,
+        rows,
+        not_compared,
+    } = measured;
+    let bench_costs = used(&rows, args, &from.costs);
+    let mut bench = Vec::new();
     for (n, row) in rows.iter().enumerate() {
         let order = if row.page_size == "4k" { 0 } else { 9 };
         // Requests of one batch go through a region as large as the others'.
@@ -219,20 +302,21 @@ pub(super) fn hold(
             },
             ..Plan::of(pages, order)
         };
-        let calibrated = calibrated(&row.bench);
-        without |= calibrated.is_none();
-        let costs = calibrated.as_ref().map_or(&from.costs, |own| &own.costs);
+        let used = bench_costs.iter().find(|used| used.bench == row.bench);
+        let costs = used.map_or(&from.costs, |used| &used.costs);
+        let from_rows = used.and_then(|used| used.from_rows);
+        check()?;
         let told = simulate(&plan, costs)?;
         let first = told
             .first_folio
             .map_or(0.0, |first| first.as_secs_f64() * 1e6);
-        held.push(Held {
+        bench.push(Held {
             bench: row.bench.clone(),
             page_size: row.page_size.clone(),
             pages: row.pages,
             batch: row.batch,
             copier: row.copier.clone(),
-            calibrates: calibrated.is_some_and(|own| own.rows.contains(&n)),
+            calibrates: from_rows.is_some_and(|rows| rows.contains(&n)),
             pages_per_s: Figure::new(row.pages_per_s, told.folios_per_s()),
             first_folio_us: Figure::new(row.first_folio_us, first),
             lost_us_per_page: (row.lost_ns() > 0.0).then(|| {
@@ -244,15 +328,50 @@ pub(super) fn hold(
                 .map(|measured| Figure::new(measured, told.shootdowns_per_folio())),
         });
     }
+    let without = bench_costs.iter().any(|used| used.from_rows.is_none());
     if without && args.costs.is_none() {
         let what = "the benchmark has no rows of 4k by memcpy with 1 and 512 pages a batch, so what was measured \
             here and now is held against it";
         from.notices.push(what.to_owned());
     }
-    Ok(held)
+    Ok(Comparison {
+        bench,
+        bench_costs,
+        not_compared,
+    })
 }
 
-pub(super) fn show(held: &[Held]) -> String {
+impl Comparison {
+    /// The costs that are used, table by table.
+    pub(super) fn describe_costs(&self, from: &From) -> String {
+        let mut text = String::new();
+        let derived = |used: &Used| used.from_rows.is_some();
+        if !self.bench_costs.iter().all(derived) {
+            text.push_str(&format!("{}\n\n", fold(&from.describe(), width())));
+        }
+        for used in &self.bench_costs {
+            let Some(row) = used.from_rows.and_then(|[one, _]| self.bench.get(one)) else {
+                continue;
+            };
+            let Used { bench, costs, .. } = used;
+            let whose = format!(
+                "the table {bench}, from the rows of {} with 1 and with 512 pages of 4k a batch",
+                row.bench
+            );
+            text.push_str(&format!("{}\n\n", fold(&describe(costs, &whose), width())));
+        }
+        if self.bench_costs.iter().any(derived) {
+            let line = "A benchmark does not tell how the time of a call is divided from that of a flush and the time \
+                of a folio from that of an entry, what waking and a copier's threads take and for how long something \
+                else has a CPU: these were measured here and now, so they differ a little the next time.";
+            text.push_str(&format!("{}\n\n", fold(line, width())));
+        }
+        text
+    }
+}
+
+pub(super) fn show(comparison: &Comparison) -> String {
+    let held = &comparison.bench;
     let column = |header: &'static str, rank, cell: &dyn Fn(&Held) -> String| {
         Column::new(header, rank, held.iter().map(cell))
     };
@@ -269,30 +388,36 @@ pub(super) fn show(held: &[Held]) -> String {
         column("pages/s\nmeasured", 1, &|row| {
             short(row.pages_per_s.measured)
         }),
-        column("predicted", 1, &|row| short(row.pages_per_s.predicted)),
-        column("off by", 1, &|row| told(row, row.pages_per_s)),
-        column("first page us\nmeasured", 2, &|row| {
+        column("pages/s\npredicted", 1, &|row| {
+            short(row.pages_per_s.predicted)
+        }),
+        column("pages/s\noff by", 1, &|row| told(row, row.pages_per_s)),
+        column("first page\nus", 2, &|row| {
             micro(row.first_folio_us.measured)
         }),
-        column("predicted", 2, &|row| micro(row.first_folio_us.predicted)),
-        column("off by", 2, &|row| told(row, row.first_folio_us)),
-        column("app loses us\na page", 2, &|row| {
+        column("first page\npredicted", 2, &|row| {
+            micro(row.first_folio_us.predicted)
+        }),
+        column("first page\noff by", 2, &|row| {
+            told(row, row.first_folio_us)
+        }),
+        column("app loses\nus a page", 2, &|row| {
             let figure = row.lost_us_per_page;
             figure.map_or("0".to_owned(), |figure| micro(figure.measured))
         }),
-        column("predicted", 2, &|row| {
+        column("app loses\npredicted", 2, &|row| {
             let figure = row.lost_us_per_page;
             figure.map_or("n/a".to_owned(), |figure| micro(figure.predicted))
         }),
-        column("off by", 2, &|row| {
+        column("app loses\noff by", 2, &|row| {
             let figure = row.lost_us_per_page;
             figure.map_or("n/a".to_owned(), |figure| told(row, figure))
         }),
-        column("shootdowns/page\nmeasured", 3, &|row| {
+        column("shootdowns\na page", 3, &|row| {
             let figure = row.shootdowns_per_page;
             figure.map_or("n/a".to_owned(), |figure| format!("{:.4}", figure.measured))
         }),
-        column("predicted", 3, &|row| {
+        column("shootdowns\npredicted", 3, &|row| {
             let figure = row.shootdowns_per_page;
             figure.map_or("n/a".to_owned(), |figure| {
                 format!("{:.4}", figure.predicted)
@@ -312,10 +437,25 @@ pub(super) fn show(held: &[Held]) -> String {
         near(|row| Some(row.first_folio_us)),
         near(|row| row.lost_us_per_page),
     );
+    let left_out = &comparison.not_compared;
+    let not_compared: usize = left_out.iter().map(|left_out| left_out.rows).sum();
+    let mut compared = format!(
+        "Only anonymous memory by memcpy is compared, which are {} of {} rows.",
+        held.len(),
+        held.len() + not_compared
+    );
+    let reasons = left_out
+        .iter()
+        .map(|NotCompared { rows, why }| format!("{rows} ({why})"));
+    let reasons: Vec<String> = reasons.collect();
+    if !reasons.is_empty() {
+        compared.push_str(&format!(" Not compared: {}.", reasons.join(", ")));
+    }
     format!(
-        "bench: what was measured, and what is predicted\n{}{}\n",
+        "bench: what was measured, and what is predicted\n{}{}\n{}\n",
         figures(columns, width()),
-        fold(&line, width())
+        fold(&line, width()),
+        fold(&compared, width())
     )
 }
 
@@ -344,7 +484,8 @@ mod tests {
     }
 
     fn measured(results: &[serde_json::Value]) -> Measured {
-        serde_json::from_value(json!({ "machine": { "cpus": 2 }, "results": results })).unwrap()
+        let file = json!({ "machine": { "cpus": 2 }, "results": results });
+        Measured::of(serde_json::from_value(file).unwrap())
     }
 
     fn from() -> From {
@@ -372,8 +513,23 @@ mod tests {
             row("4k", 512, 1, 1.1e6),
         ]);
         let mut from = from();
-        let held = hold(&measured, &args(), &mut from).unwrap();
+        let told = hold(measured, &args(), &mut from, &|| Ok(())).unwrap();
         assert!(from.notices.is_empty());
+        // The costs that are used are told, and they are not those of the machine at hand.
+        let [used] = &told.bench_costs[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!(
+            (used.bench.as_str(), used.from_rows),
+            ("flush", Some([0, 2]))
+        );
+        assert!(used.costs != from.costs);
+        let shown = told.describe_costs(&from);
+        assert!(
+            shown.starts_with("Costs of the table flush") && !shown.contains("Costs of a test"),
+            "{shown}"
+        );
+        let held = told.bench;
         let marked = held.iter().map(|row| row.calibrates);
         assert_eq!(marked.collect::<Vec<_>>(), [true, false, true, false]);
         for row in held.iter().filter(|row| row.calibrates) {
@@ -392,17 +548,58 @@ mod tests {
             row("2m", 16, 2, 8e3),
             row("2m", 1, 2, 8e3),
         ];
-        let own = calibrate(&measured(&both).rows(), "flush", "flush", &from().costs).unwrap();
-        assert!((own.costs.copy_rate - 7e9).abs() < 1.0);
-        assert!((own.costs.copy_limit - 2e10).abs() < 1.0);
-        assert!(calibrate(&measured(&both).rows(), "batch", "batch", &from().costs).is_none());
+        let rows = measured(&both).rows;
+        let (own, _) = calibrate(&rows, "flush", "flush", &from().costs).unwrap();
+        assert!((own.copy_rate - 7e9).abs() < 1.0);
+        assert!((own.copy_limit - 2e10).abs() < 1.0);
+        assert!(calibrate(&rows, "batch", "batch", &from().costs).is_none());
     }
 
     #[test]
     fn without_the_rows_for_it_costs_stay_and_it_says_so() {
         let measured = measured(&[row("4k", 8, 1, 2e5)]);
         let mut from = from();
-        assert!(!hold(&measured, &args(), &mut from).unwrap()[0].calibrates);
+        let told = hold(measured, &args(), &mut from, &|| Ok(())).unwrap();
+        assert!(!told.bench[0].calibrates);
         assert_eq!(from.notices.len(), 1);
+        // Then the costs that were measured are the ones that are used.
+        assert!(told.bench_costs[0].from_rows.is_none());
+        assert!(told.describe_costs(&from).starts_with("Costs of a test"));
+    }
+
+    #[test]
+    fn what_is_not_compared_is_counted_by_its_reason() {
+        let with = |field: &str, value: serde_json::Value| {
+            let mut row = row("4k", 8, 1, 2e5);
+            row[field] = value;
+            row
+        };
+        let measured = measured(&[
+            row("4k", 8, 1, 2e5),
+            with("copier", json!("streaming")),
+            with("copier", json!("threads:2:streaming")),
+            with("stride", json!(8)),
+            with("backing", json!("memfd")),
+            with("bench", json!("defer")),
+            with("pages_per_s", json!(null)),
+        ]);
+        assert_eq!(measured.rows.len(), 1);
+        let left_out = measured.not_compared.iter();
+        let left_out: Vec<_> = left_out.map(|why| (why.rows, why.why.as_str())).collect();
+        assert_eq!(
+            left_out,
+            [
+                (2, "copied by another than memcpy"),
+                (1, "pages are not side by side"),
+                (1, "memory is memfd"),
+                (1, "bench defer"),
+                (1, "this version's bench writes other rows"),
+            ]
+        );
+        let told = hold(measured, &args(), &mut from(), &|| Ok(())).unwrap();
+        let shown = show(&told);
+        for what in ["1 of 7 rows", "2 (copied by another than memcpy)"] {
+            assert!(shown.contains(what), "{what}: {shown}");
+        }
     }
 }

@@ -16,9 +16,11 @@ use transhume_region::{BuildError, Mechanism, Options, Pins, Region, Report, Tie
 use super::costs::From;
 use crate::args::Backing;
 use crate::bench::{Cpus, other_tier, tiers};
+use crate::context::Context;
 use crate::error::CliError;
 use crate::machine::Machine;
 use crate::median::median;
+use crate::table::micro;
 use crate::workload::{self, Workload, stay_awake};
 
 /// Pages of 4 KiB, more than caches hold, how many of them a request names, and how many a batch has.
@@ -35,6 +37,9 @@ const LIST: usize = 16;
 const WAKES: usize = 200;
 /// How long it has slept, or had nothing to do.
 const ASLEEP: Duration = Duration::from_micros(300);
+
+/// How many steps its progress has: the copies, each round of pages, and the waking of a thread.
+pub(super) const STEPS: u64 = ROUNDS as u64 + 2;
 
 /// What was measured of pages, in nanoseconds.
 struct Pages {
@@ -56,12 +61,27 @@ struct Pages {
     mechanism: Mechanism,
 }
 
-pub(super) fn costs() -> Result<From, CliError> {
+pub(super) fn costs(context: &Context) -> Result<From, CliError> {
+    let step = |what: &'static str| {
+        context.progress.set_message(what);
+        context.check()
+    };
+    let mut spreads = Vec::new();
     let machine = Machine::here();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let (copy_rate, copy_limit, thread_ns) = copies(cpus)?;
-    let pages = pages(cpus > 1)?;
-    let (wake_ns, waker_ns) = if cpus > 1 { wakes() } else { (0.0, 0.0) };
+    step("copies")?;
+    let (copy_rate, copy_limit, thread_ns) = copies(cpus, context, &mut spreads)?;
+    context.progress.inc(1);
+    step("pages")?;
+    let pages = pages(cpus > 1, context, &mut spreads)?;
+    step("waking")?;
+    let (wake_ns, waker_ns) = if cpus > 1 {
+        wakes(&mut spreads)
+    } else {
+        (0.0, 0.0)
+    };
+    context.progress.inc(1);
+    context.check()?;
     let many = BATCH as f64;
     let in_user_space = pages.mechanism != Mechanism::MovePages;
     let sides = if in_user_space { 2.0 } else { 1.0 };
@@ -84,6 +104,13 @@ pub(super) fn costs() -> Result<From, CliError> {
     if cpus == 1 {
         let what = "one CPU: what an interrupt costs cannot be measured, and is taken for nothing";
         notices.push(what.to_owned());
+    }
+    if !spreads.is_empty() {
+        notices.push(format!(
+            "something else is at work on this machine, or its speed changes: of the middle half of the samples the \
+             largest is more than twice the smallest of {}; what depends on them may be off by as much",
+            spreads.join(", ")
+        ));
     }
     Ok(From {
         costs: Costs {
@@ -117,7 +144,29 @@ pub(super) fn costs() -> Result<From, CliError> {
     })
 }
 
-fn pages(with_application: bool) -> Result<Pages, CliError> {
+/// Notes the cost whose upper quartile is more than twice the lower one.
+fn note_spread(spreads: &mut Vec<String>, what: &str, unit: &str, samples: &[f64]) {
+    let mut samples = samples.to_vec();
+    samples.sort_by(f64::total_cmp);
+    let last = samples.len().saturating_sub(1);
+    let quartile = |n: usize| samples.get(n * last / 4).copied().unwrap_or(0.0);
+    let (low, high) = (quartile(1), quartile(3));
+    if high > 2.0 * low {
+        spreads.push(format!("{what} ({} to {} {unit})", micro(low), micro(high)));
+    }
+}
+
+/// The same of nanoseconds.
+fn note_time_spread(spreads: &mut Vec<String>, what: &str, samples: &[f64]) {
+    let micros: Vec<f64> = samples.iter().map(|ns| ns / 1e3).collect();
+    note_spread(spreads, what, "us", &micros);
+}
+
+fn pages(
+    with_application: bool,
+    context: &Context,
+    spreads: &mut Vec<String>,
+) -> Result<Pages, CliError> {
     let [near, far] = tiers(&Backing::Anonymous);
     let built = Region::builder()
         .tier(near)
@@ -149,7 +198,7 @@ fn pages(with_application: bool) -> Result<Pages, CliError> {
             })
         });
         cpus.pin_migrator();
-        let measured = measure(&region, with_application.then_some(&load));
+        let measured = measure(&region, with_application.then_some(&load), context, spreads);
         load.stop();
         let wrong = application.map_or(0, |thread| thread.join().unwrap_or(1));
         cpus.unpin();
@@ -160,7 +209,12 @@ fn pages(with_application: bool) -> Result<Pages, CliError> {
     })
 }
 
-fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> {
+fn measure(
+    region: &Region,
+    load: Option<&Workload>,
+    context: &Context,
+    spreads: &mut Vec<String>,
+) -> Result<Pages, CliError> {
     let mut mover = Mover {
         region,
         copier: copier("memcpy")?,
@@ -199,6 +253,19 @@ fn measure(region: &Region, load: Option<&Workload>) -> Result<Pages, CliError> 
             asked.push(one.shootdowns);
             lost.push(share.max(0.0) * one.page);
         }
+        context.progress.inc(1);
+        context.check()?;
+    }
+    let differences = |more: &[f64], less: &[f64]| -> Vec<f64> {
+        let both = more.iter().zip(less);
+        both.map(|(more, less)| (more - less).max(0.0)).collect()
+    };
+    note_time_spread(spreads, "a call", &differences(&alone, &among_many));
+    if load.is_some() {
+        let flush = differences(&disturbed, &alone);
+        note_time_spread(spreads, "a flush of a busy CPU", &flush);
+        note_time_spread(spreads, "what it loses by one", &lost);
+        note_time_spread(spreads, "for how long something else has a CPU", &away);
     }
     Ok(Pages {
         alone: median(alone.into_iter()),
@@ -288,7 +355,11 @@ fn copier(name: &str) -> Result<SharedCopier, CliError> {
 }
 
 /// Bytes a second of one CPU and of all at most, and how long threads take to begin.
-fn copies(cpus: usize) -> Result<(f64, f64, f64), CliError> {
+fn copies(
+    cpus: usize,
+    context: &Context,
+    spreads: &mut Vec<String>,
+) -> Result<(f64, f64, f64), CliError> {
     let failed = |error: std::io::Error| {
         CliError::Failed(format!("cannot allocate memory to copy: {error}"))
     };
@@ -296,25 +367,36 @@ fn copies(cpus: usize) -> Result<(f64, f64, f64), CliError> {
     let mut rate = |copier: &SharedCopier, count, rested| {
         let rounds = if rested { WAKES } else { ROUNDS };
         let rates = (0..rounds).map(|_| {
+            context.check()?;
             if rested {
                 stay_awake(ASLEEP);
             }
             let (time, bytes) = area.pass(&**copier, count);
-            bytes as f64 / time.as_secs_f64().max(1e-9)
+            Ok(bytes as f64 / time.as_secs_f64().max(1e-9))
         });
-        median(rates.collect::<Vec<_>>().into_iter())
+        let rates = rates.collect::<Result<Vec<f64>, CliError>>()?;
+        if !rested {
+            let gigabytes: Vec<f64> = rates.iter().map(|rate| rate / 1e9).collect();
+            note_spread(
+                spreads,
+                &format!("copies by {}", copier.name()),
+                "GB/s",
+                &gigabytes,
+            );
+        }
+        Ok::<f64, CliError>(median(rates.into_iter()))
     };
     let one = copier("memcpy")?;
-    rate(&one, LIST, false);
-    let one = rate(&one, LIST, false);
+    rate(&one, LIST, false)?;
+    let one = rate(&one, LIST, false)?;
     let (mut most, mut begin) = (one, 0.0);
     let mut threads = 2;
     while threads <= cpus {
         let by_all = copier(&format!("threads:{threads}:memcpy"))?;
-        let many = rate(&by_all, LIST, false);
+        let many = rate(&by_all, LIST, false)?;
         most = many.max(most);
         // Between two batches they have gone to sleep.
-        let single = HUGE as f64 * 1e9 / rate(&by_all, 1, true);
+        let single = HUGE as f64 * 1e9 / rate(&by_all, 1, true)?;
         begin = (single - HUGE as f64 * 1e9 / most).max(0.0);
         threads *= 2;
     }
@@ -322,7 +404,7 @@ fn copies(cpus: usize) -> Result<(f64, f64, f64), CliError> {
 }
 
 /// How long it takes until a thread on another CPU runs that was asleep, and how much of that waking it takes.
-fn wakes() -> (f64, f64) {
+fn wakes(spreads: &mut Vec<String>) -> (f64, f64) {
     let cpus = Cpus::divide();
     let origin = Instant::now();
     let nanos = move || u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -359,6 +441,22 @@ fn wakes() -> (f64, f64) {
         done.store(true, Ordering::Release);
         sleeper.thread().unpark();
         cpus.unpin();
+        note_time_spread(spreads, "the waking of a thread", &wake);
         (median(wake.into_iter()), median(waker.into_iter()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_whose_samples_lie_far_apart_are_told() {
+        let mut spreads = Vec::new();
+        // One that is far off may happen anywhere; half of them is another matter.
+        note_time_spread(&mut spreads, "a call", &[5e3, 6e3, 5e3, 7e3, 90e3]);
+        assert!(spreads.is_empty(), "{spreads:?}");
+        note_time_spread(&mut spreads, "a flush", &[1e3, 51e3, 96e3, 2e3, 317e3]);
+        assert_eq!(spreads, ["a flush (2.0 to 96.0 us)"]);
+    }
 }

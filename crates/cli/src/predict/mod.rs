@@ -11,6 +11,7 @@ use serde::Serialize;
 use transhume_model::{Costs, NoPrediction, Plan, Prediction, TOLERANCE, predict};
 
 use crate::args::Predict;
+use crate::context::Context;
 use crate::error::CliError;
 use crate::json::Sink;
 use crate::print;
@@ -35,7 +36,7 @@ struct Document {
 #[serde(untagged)]
 enum Answer {
     Tables(tables::Tables),
-    Bench { bench: Vec<held_against::Held> },
+    Bench(held_against::Comparison),
     Published(published::Published),
 }
 
@@ -63,21 +64,39 @@ pub(crate) fn run(args: &Predict) -> Result<(), CliError> {
     } else {
         // What cannot be read is refused before anything is measured.
         let measured = args.bench.as_deref().map(held_against::read).transpose()?;
-        let mut from = costs::of(args)?;
-        let mut text = format!("{}\n\n", fold(&from.describe(), width()));
+        let context = Context::start(measure::STEPS)?;
+        let check = || context.check();
+        let mut from = costs::of(args, &context)?;
+        context.progress.finish_and_clear();
+        let mut text = String::new();
         let answer = match measured {
             Some(measured) => {
-                let held = held_against::hold(&measured, args, &mut from)?;
-                text.push_str(&held_against::show(&held));
-                Answer::Bench { bench: held }
+                let comparison = held_against::hold(measured, args, &mut from, &check)?;
+                text.push_str(&comparison.describe_costs(&from));
+                text.push_str(&held_against::show(&comparison));
+                Answer::Bench(comparison)
             }
             None => {
-                let tables = tables::make(args, &from.costs)?;
+                text.push_str(&format!("{}\n\n", fold(&from.describe(), width())));
+                let tables = tables::make(args, &from.costs, &check)?;
                 if tables.app_threads > 0 && from.costs.ipi_ns <= 0.0 {
                     let what = "by these costs interrupts take no time, since nobody has said what they take, so \
                         that shootdowns cost too little here: see ipi_ns, next_ipi_ns and handler_ns in what --json \
                         writes";
                     from.notices.push(what.to_owned());
+                }
+                if tables.app_threads > 1 && from.costs.next_ipi_ns <= 0.0 {
+                    let what = format!(
+                        "by these costs a shootdown to {} CPUs takes as long as to one, since nobody has said what each \
+                         further CPU adds{}: give it as next_ipi_ns in a file that --json has written, by --costs",
+                        tables.app_threads,
+                        if args.costs.is_none() && args.machine.is_none() {
+                            ", and it is not measured here"
+                        } else {
+                            ""
+                        }
+                    );
+                    from.notices.push(what);
                 }
                 text.push_str(&tables::show(&tables));
                 Answer::Tables(tables)
@@ -104,7 +123,12 @@ pub(crate) fn run(args: &Predict) -> Result<(), CliError> {
 /// By how much a prediction is off, and whether that is too much.
 fn off(by: f64) -> String {
     let wrong = if is_near(by) { "" } else { " *" };
-    format!("{:+.1} %{wrong}", by * 100.0)
+    format!("{}{wrong}", percent(by))
+}
+
+/// A part of something, as so many per cent more or less than it.
+fn percent(by: f64) -> String {
+    format!("{:+.1} %", by * 100.0)
 }
 
 /// Whether that is not too much.

@@ -23,7 +23,15 @@ pub(super) struct Tables {
     batches: Vec<Row>,
     copiers: Vec<Row>,
     deferral: Vec<Row>,
+    deferral_assumes: &'static str,
 }
+
+/// What a prediction of deferral leaves out.
+const DEFERRAL_ASSUMES: &str = "Deferral is held against no measurement. Shootdowns are counted here when they are \
+    asked for, and a machine counts those for which a CPU was found at work: a settlement makes threads wait, whose CPUs \
+    are asked no more, so bench defer has seen fewer shootdowns deferred of anonymous memory where more may be predicted. \
+    Pages go one way, once, and wait for the limit or the end; there they go to and fro, rest in between and settle at \
+    once. Where it matters, believe bench defer.";
 
 /// `first`, twice that, and so on up to `most`.
 fn doubling(first: usize, most: usize) -> impl Iterator<Item = usize> {
@@ -38,7 +46,12 @@ fn given_or(given: &[NonZeroUsize], default: impl Iterator<Item = usize>) -> Vec
     }
 }
 
-pub(super) fn make(args: &Predict, costs: &Costs) -> Result<Tables, CliError> {
+/// `check` is asked before each simulation whether to go on.
+pub(super) fn make(
+    args: &Predict,
+    costs: &Costs,
+    check: &dyn Fn() -> Result<(), CliError>,
+) -> Result<Tables, CliError> {
     let here = std::thread::available_parallelism().map_or(1, usize::from);
     let cpus = args.cpus.map_or(here, NonZeroUsize::get);
     let app_threads = args.app_threads.unwrap_or(cpus.saturating_sub(1));
@@ -57,6 +70,7 @@ pub(super) fn make(args: &Predict, costs: &Costs) -> Result<Tables, CliError> {
         ..Plan::of(pages, order)
     };
     let row = |variant: String, plan: &Plan| -> Result<Row, CliError> {
+        check()?;
         Ok(Row::new(variant, plan, &simulate(plan, costs)?))
     };
 
@@ -107,6 +121,7 @@ pub(super) fn make(args: &Predict, costs: &Costs) -> Result<Tables, CliError> {
         batches,
         copiers,
         deferral,
+        deferral_assumes: DEFERRAL_ASSUMES,
     })
 }
 
@@ -142,5 +157,7 @@ pub(super) fn show(tables: &Tables) -> String {
         "switched",
         &tables.deferral,
     ));
+    text.push_str(&fold(tables.deferral_assumes, width()));
+    text.push('\n');
     text
 }

@@ -44,7 +44,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 37] = [
+    let cases: [(&str, Needs, fn()); 32] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,
@@ -200,6 +200,11 @@ fn main() {
             "what_bench_measured_is_held_against_what_is_predicted",
             Needs::Nothing,
             predictions::what_bench_measured_is_held_against_what_is_predicted,
+        ),
+        (
+            "what_nobody_has_measured_is_told",
+            Needs::Nothing,
+            predictions::what_nobody_has_measured_is_told,
         ),
         (
             "costs_are_measured_here",

@@ -1,6 +1,6 @@
 //! \[fast-copy\]: huge pages copied by several threads.
 
-use super::{Cell, Figure, HUGE, Published, Shape, Speed, alone, ns, rate};
+use super::{Cell, Figure, HUGE, NO_PROGRAM, Published, Shape, Speed, alone, ns, rate};
 use crate::costs::Costs;
 use crate::timed::{CopyBy, Plan};
 
@@ -87,29 +87,21 @@ pub(super) fn machine() -> Published {
         exchange(CopyBy::Cpu, "CPU", EXCHANGE[0]),
         exchange(threads, "8 threads", EXCHANGE[1]),
     ];
-    let plan = |folios, copier| alone(folios, 9, copier);
-    let speed = |folios, copier| Speed::Of(plan(folios, copier));
-    let gain = |folios| Speed::Gain(plan(folios, threads), plan(folios, CopyBy::Cpu));
-    let shapes = vec![
-        Shape {
-            says: "eight threads gain more on sixteen pages than on one",
-            rising: vec![vec![Speed::Equal, gain(1), gain(16)]],
-        },
-        Shape {
-            says: "the DMA engine is faster than one thread and slower than eight",
-            rising: vec![vec![
-                speed(16, CopyBy::Cpu),
-                speed(16, CopyBy::Channels(1)),
-                speed(16, threads),
-            ]],
-        },
-    ];
+    let gain = |folios| {
+        let [by_threads, by_cpu] = [threads, CopyBy::Cpu].map(|by| alone(folios, 9, by));
+        Speed::Gain(by_threads, by_cpu)
+    };
+    let shapes = vec![Shape {
+        says: "eight threads gain more on sixteen pages than on one",
+        rising: vec![vec![Speed::Figure(1.0), gain(1), gain(16)]],
+    }];
     Published {
         name: "fast-copy",
         about: "[fast-copy]: two sockets of Xeon E5-2640v3, pages of 2 MiB between them, copied by one thread, by \
             eight that share each page, or by the DMA engine",
         costs,
         derived,
+        assumed: vec![NO_PROGRAM],
         cells,
         shapes,
     }

@@ -77,6 +77,7 @@ pub(super) fn machine() -> Published {
         ),
         ("copy_rate", "cold memcpy, 18 to 20 GB/s"),
         ("copy_limit", "two threads, 28 GB/s"),
+        ("thread_ns", "an interrupt, as for a flush"),
     ];
     // The migrator is always on: to and fro.
     let plan = |order, folios, batch| Plan {
@@ -137,6 +138,7 @@ pub(super) fn machine() -> Published {
             of 2 MiB are simulated, which go there and back",
         costs,
         derived,
+        assumed: Vec::new(),
         cells,
         shapes: vec![Shape {
             says: "512 pages of 4 KiB a batch beat 64, those 8, and those one",
