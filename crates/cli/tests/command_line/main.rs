@@ -44,7 +44,7 @@ impl Needs {
 }
 
 fn main() {
-    let cases: [(&str, Needs, fn()); 32] = [
+    let cases: [(&str, Needs, fn()); 38] = [
         (
             "wrong_words_are_refused",
             Needs::Nothing,

@@ -266,8 +266,8 @@ pub(super) const MIXED: Case = Case {
         Setup::new(2, 1)
             .lazy()
             .program(&[])
-            .with(Role::Prefetch { cpu: 0, page: 1 })
-            .with(to_1(&[0, 1]).deferred().at_a_time(1).role())
+            .with(Role::Prefetch { cpu: 0, page: 0 })
+            .with(to_1(&[1, 0]).deferred().at_a_time(1).role())
             .with(Role::Flush { space: 0 })
     },
     large: || {
