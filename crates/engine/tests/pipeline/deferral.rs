@@ -208,6 +208,21 @@ fn what_was_not_cut_off_for_lack_of_memory_is_when_there_is_some() {
 }
 
 #[test]
+fn a_hold_is_told_no_more_than_there_is_room_for() {
+    let mut machine = Machine::with_base_pages(20);
+    let mut ledger = ledger(12);
+    let mut request = Request::new(machine.folios(), FAR);
+    request.limit.base_pages = pages(8);
+    machine.set_limit(64);
+    let report = defer(&mut machine, &ScriptedCopier::good(), request, &mut ledger);
+    assert_eq!(report.deferred(), 20);
+    let names = |pages: std::ops::Range<u64>| pages.map(base).collect::<Vec<_>>();
+    assert_eq!(machine.aheads, [names(8..12), names(16..20), vec![]]);
+    machine.check();
+    settle_all(&mut machine, &mut ledger);
+}
+
+#[test]
 fn a_hold_is_told_what_comes_next() {
     let mut machine = Machine::with_base_pages(20);
     // A later pass tries it again, and comes to nothing else.

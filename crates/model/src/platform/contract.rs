@@ -1,6 +1,6 @@
 //! What the engine owes a platform, looked at in each call.
 
-use transhume_engine::Entry;
+use transhume_engine::{Entry, Folio};
 
 use super::Held;
 use crate::actor::Actor;
@@ -30,6 +30,18 @@ pub(super) fn expect_memory(actor: &Actor, ran_out: bool, held: &Held) {
         violated(
             actor,
             format!("page {} is unmapped when memory has run out", held.page),
+        );
+    }
+}
+
+/// Those that come next are named as far as there is room for them.
+pub(super) fn expect_room_ahead(actor: &Actor, ahead: &[Folio]) {
+    let base_pages: u64 = ahead.iter().map(|folio| folio.base_pages()).sum();
+    let room = actor.look(|machine| machine.ledger.room());
+    if base_pages > room {
+        violated(
+            actor,
+            format!("{base_pages} base pages are to come next, and there is room for {room}"),
         );
     }
 }

@@ -8,7 +8,7 @@ use transhume_engine::{
     Deferral, Entry, Folio, Generation, Ledger, Parked, Step as Stage, Waiting, Why, settle,
 };
 
-use super::contract::expect_alive;
+use super::contract::{expect_alive, expect_room_ahead};
 use super::{Held, Migrator};
 use crate::account::Account;
 use crate::act::Act;
@@ -16,8 +16,9 @@ use crate::actor::Actor;
 use crate::machine::{Holder, Page, Pte};
 
 impl Deferral for Migrator {
-    fn hold(&mut self, entries: &mut [Entry<Held>], _ahead: &[Folio]) {
+    fn hold(&mut self, entries: &mut [Entry<Held>], ahead: &[Folio]) {
         expect_alive(&self.actor, entries, "hold");
+        expect_room_ahead(&self.actor, ahead);
         self.actor.count(|calls| calls.holds += 1);
         self.actor.may_panic();
         let mut spaces = Vec::new();
