@@ -119,7 +119,8 @@ pub(super) const SETTLED: Case = Case {
     name: "panics-settled",
     about: "a call panics in the midst of a settlement",
     small: || {
-        deferred(1)
+        deferred(2)
+            .at_once(1)
             .with(Role::Settle { times: 1 })
             .panics()
             .program(&[load(0)])

@@ -214,8 +214,13 @@ impl Migrator {
         self.settle_taken(|ledger| ledger.take_run(folio, ledger.at_once()));
     }
 
-    /// Settles all pairs, as many by one shootdown as may be; says whether there was one.
+    /// Settles all pairs; says whether there was one.
     pub(crate) fn settle_all(&mut self) -> bool {
+        self.settle_taken(|ledger| ledger.take(|_| true))
+    }
+
+    /// The same, and takes out no more at a time than one shootdown is for.
+    pub(crate) fn settle_by_and_by(&mut self) -> bool {
         let mut any = false;
         while self.settle_taken(|ledger| ledger.take_some(|_| true, ledger.at_once())) {
             any = true;

@@ -60,7 +60,7 @@ pub(super) fn grabs(actor: &Actor, tier: usize, words: usize) {
         });
         let Some(Some(frame)) = frame else {
             if actor.look(|machine| machine.defers) {
-                Migrator::new(actor).settle_all();
+                Migrator::new(actor).settle_by_and_by();
             }
             continue;
         };
