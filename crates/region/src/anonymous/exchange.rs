@@ -143,6 +143,7 @@ impl Exchange for Session<'_> {
     }
 
     fn follow(&mut self, held: &mut Held) {
+        // Nothing is left in its slot, if it is called again.
         if held.at == At::Destination {
             return;
         }

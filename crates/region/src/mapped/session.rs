@@ -178,6 +178,10 @@ impl<'r> Session<'r> {
 
     /// Maps a folio into its partner's slot, which must not fail any more.
     pub(super) fn map_at_partners(&mut self, held: &mut Held) {
+        // It is not counted twice, if it is called again.
+        if held.at == At::Destination {
+            return;
+        }
         let folios = held.index..held.index + 1;
         self.map_until_it_works(folios, held.to, held.frame.unwrap_or(held.source));
         held.at = At::Destination;
