@@ -19,11 +19,9 @@ pub(crate) struct Column {
     header: Cow<'static, str>,
     rank: u8,
     cells: Vec<String>,
-    is_text: bool,
+    /// How narrow it is made for others to have room, where it is text.
+    narrowest: Option<usize>,
 }
-
-/// A column of text is made no narrower than this for others to have room.
-const NARROWEST: usize = 24;
 
 impl Column {
     /// Columns of higher ranks are left out first where there is no room.
@@ -36,14 +34,15 @@ impl Column {
             header: header.into(),
             rank,
             cells: cells.collect(),
-            is_text: false,
+            narrowest: None,
         }
     }
 
-    /// Its entries are text, which has as many lines as it takes in the room that the other columns leave.
-    pub(crate) fn of_text(self) -> Self {
+    /// Its entries are text, which has as many lines as it takes in the room that the other columns leave, but for
+    /// these many characters at least.
+    pub(crate) fn of_text(self, narrowest: usize) -> Self {
         Self {
-            is_text: true,
+            narrowest: Some(narrowest),
             ..self
         }
     }
@@ -99,8 +98,11 @@ fn draw_folded(columns: &[Column], width: usize) -> String {
         return text;
     }
     let mut folded = columns.to_vec();
-    for column in folded.iter_mut().filter(|column| column.is_text) {
-        let room = column.width().saturating_sub(excess).max(NARROWEST);
+    for column in &mut folded {
+        let Some(narrowest) = column.narrowest else {
+            continue;
+        };
+        let room = column.width().saturating_sub(excess).max(narrowest);
         for cell in &mut column.cells {
             *cell = fold(cell, room);
         }
@@ -212,7 +214,7 @@ mod tests {
         let text = Column::new("what is seen", 1, std::iter::repeat_n(said.to_owned(), 3));
         let columns = || {
             let mut columns = columns();
-            columns.push(text.clone().of_text());
+            columns.push(text.clone().of_text(24));
             columns
         };
         for (width, left_out) in [(70, "-"), (60, "stall us max"), (50, "GB/s, stall us max")] {

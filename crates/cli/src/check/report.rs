@@ -239,7 +239,7 @@ impl Document {
                 3,
                 rows().map(|bug| format!("{:.2}", bug.seconds)),
             ),
-            Column::new("what is seen", 1, rows().map(what)).of_text(),
+            Column::new("what is seen", 1, rows().map(what)).of_text(24),
         ]
     }
 }

@@ -150,33 +150,22 @@ fn show(published: &Published, width: usize) -> String {
         let column = |header: &'static str, rank, cell: &dyn Fn(&Cell) -> String| {
             Column::new(header, rank, cells.iter().map(cell))
         };
-        let columns = |what: usize| {
-            vec![
-                column("what", 0, &|cell| fold(&cell.what, what)),
-                column("unit", 0, &|cell| cell.unit.to_owned()),
-                column("published", 0, &|cell| figure(cell.published)),
-                column("predicted", 0, &|cell| figure(cell.predicted)),
-                column("off by", 0, &|cell| match cell.calibrates {
-                    Some(cost) => format!("gives {cost}"),
-                    None if cell.only_by_rounding => format!("{} ~", percent(cell.off_by)),
-                    None => off(cell.off_by),
-                }),
-            ]
-        };
-        // Where there is no room for all of it what was done is told in several lines.
-        let longest = |text: &str| text.lines().map(|line| line.chars().count()).max();
-        let table = figures(columns(usize::MAX), width);
-        let over = longest(&table).unwrap_or(0).saturating_sub(width);
-        let what = cells.iter().filter_map(|cell| longest(&cell.what)).max();
-        let table = match what {
-            Some(what) if over > 0 => figures(columns(what.saturating_sub(over).max(12)), width),
-            _ => table,
-        };
+        let columns = vec![
+            column("what", 0, &|cell| cell.what.clone()).of_text(12),
+            column("unit", 0, &|cell| cell.unit.to_owned()),
+            column("published", 0, &|cell| figure(cell.published)),
+            column("predicted", 0, &|cell| figure(cell.predicted)),
+            column("off by", 0, &|cell| match cell.calibrates {
+                Some(cost) => format!("gives {cost}"),
+                None if cell.only_by_rounding => format!("{} ~", percent(cell.off_by)),
+                None => off(cell.off_by),
+            }),
+        ];
         text.push_str(&fold(
             &format!("{}: {}", machine.name, machine.about),
             width,
         ));
-        text.push_str(&format!("\n{table}"));
+        text.push_str(&format!("\n{}", figures(columns, width)));
         for shape in &machine.shapes {
             let says = shape.says;
             let holds = if shape.holds {
